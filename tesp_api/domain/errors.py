@@ -1,0 +1,92 @@
+"""Every error of ours, in one tree.
+
+TespError
+├── Refused            the client asked for what cannot be: a 4xx with a sentence
+│   ├── InvalidRequest      400, with one sentence per mistake
+│   ├── NoSuchTask          404
+│   └── Overloaded          503, the queue is full: come again
+├── Unreachable        weather: the same step again later
+│   ├── StoreUnreachable
+│   └── RunnerUnreachable
+├── Stale              somebody else has changed the task meanwhile: read it again
+├── SlotTaken          another process took this slot of the Pulsar: take another
+├── IllegalTransition  no row of the table fits: a bug
+└── Misconfigured      the operator's settings cannot be used: the start stops with this sentence
+"""
+
+from dataclasses import dataclass
+
+
+class TespError(Exception):
+    """Anything this package raises on purpose. The message is a sentence for a person."""
+
+
+class Refused(TespError):
+    """The client's request cannot be served as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """One thing wrong in a request:
+
+    where (`executors[0].image`, empty for the whole) and what, as a sentence.
+    """
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class InvalidRequest(Refused):
+    """The request has mistakes; `mistakes` names all of them, at least one."""
+
+    def __init__(self, *mistakes: Mistake) -> None:
+        super().__init__(" ".join(map(str, mistakes)))
+        self.mistakes = mistakes
+
+
+class NoSuchTask(Refused):
+    """There is no such task, or it is not the caller's."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"There is no task {task_id!r}.")
+
+
+class Overloaded(Refused):
+    """The server has all the work it may hold; the same request may be accepted later."""
+
+
+class Unreachable(TespError):
+    """The other side did not answer, or its answer says nothing:
+
+    the outcome is unknown, ask again later.
+    """
+
+
+class StoreUnreachable(Unreachable):
+    """The store did not answer; whether a write took place is unknown until it is read back."""
+
+
+class RunnerUnreachable(Unreachable):
+    """Pulsar did not answer, or answered without meaning; whether a call took effect is unknown."""
+
+
+class Stale(TespError):
+    """The task was saved by somebody else since it was read: read it again and decide again."""
+
+
+class SlotTaken(TespError):
+    """Another process holds this slot of the Pulsar:
+
+    ask the store which are taken and try another.
+    """
+
+
+class IllegalTransition(TespError):
+    """An event that the state does not allow; nothing was changed."""
+
+
+class Misconfigured(TespError):
+    """The settings cannot be used; the message says which key and how to mend it."""

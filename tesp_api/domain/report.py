@@ -1,0 +1,75 @@
+"""What the runner on the node tells at the end: one framed line, and what it means for the task."""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tesp_api.domain.lifecycle import Outcome
+from tesp_api.domain.tes import ExecutorLog, OutputFileLog
+
+MARK: Final = "TESREPORT1 "
+MAX_JSON_BYTES: Final = 32 * 2**20
+"""A report is at most 700 KiB packed; what unpacks to more than this is no report of our runner."""
+
+
+class Verdict(StrEnum):
+    """How the runner says it went."""
+
+    COMPLETE = "complete"
+    EXECUTOR_ERROR = "executor_error"
+    SYSTEM_ERROR = "system_error"
+
+
+class Report(BaseModel):
+    """The runner's report. Times are the node's."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    job: str
+    outcome: Verdict
+    reason: str | None = None
+    executors: tuple[ExecutorLog, ...] = ()
+    outputs: tuple[OutputFileLog, ...] = ()
+    log: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = {}
+
+    def told(self) -> Outcome:
+        """Return what goes into the task's log; a failed executor's reason is its last line."""
+        failed = self.outcome is Verdict.EXECUTOR_ERROR and self.reason
+        return Outcome(
+            executors=self.executors,
+            outputs=self.outputs,
+            log=(*self.log, self.reason) if failed and self.reason else self.log,
+            metadata=self.metadata,
+        )
+
+
+def unframe(text: str, job: str) -> Report | None:
+    """Return the report of `job` that stands in `text`, or None where there is no whole one."""
+    for line in reversed(text.splitlines()):
+        if line.startswith(MARK):
+            return _read(line.removeprefix(MARK).strip(), job)
+    return None
+
+
+def _read(packed: str, job: str) -> Report | None:
+    try:
+        unpacker = zlib.decompressobj()
+        plain = unpacker.decompress(base64.b64decode(packed, validate=True), MAX_JSON_BYTES)
+        report = Report.model_validate(_texts(json.loads(plain)))
+    except (ValueError, zlib.error, ValidationError):
+        return None
+    return report if unpacker.eof and report.job == job else None
+
+
+def _texts(document: object) -> object:
+    """Return the document with `size_bytes` as text, as the standard wants it."""
+    if isinstance(document, dict):
+        for output in document.get("outputs", ()):
+            output["size_bytes"] = str(output["size_bytes"])
+    return document

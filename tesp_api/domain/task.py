@@ -1,0 +1,95 @@
+"""A task as the server keeps it: what was asked, where it stands, and every Pulsar job it ever
+claimed.
+
+Frozen: a change is a new value, made by `lifecycle`. All moments are aware UTC.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import NewType
+
+from tesp_api.domain.tes import ExecutorLog, OutputFileLog, State, TaskRequest
+
+TaskId = NewType("TaskId", str)
+"""Lower-case letters and digits, without order: lists follow the store's `seq`."""
+JobId = NewType("JobId", str)
+"""Name of a Pulsar job and of its directory there: `[A-Za-z0-9-]`, used once."""
+DriverId = NewType("DriverId", str)
+"""One run of one API process; a restart is another driver."""
+
+
+class Purpose(StrEnum):
+    """What a Pulsar job is for."""
+
+    RUN = "run"
+    REAP = "reap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One job at Pulsar.
+
+    Kept for good, so that a cancel or a clean-up can reach every job the task ever had.
+    """
+
+    id: JobId
+    purpose: Purpose
+    claimed_at: datetime
+    submitted: bool = False
+    """Pulsar has taken it; from then on "unknown to Pulsar" means "lost", not "never sent"."""
+    unsure: bool = False
+    """A call about it timed out or two drivers touched it:
+
+    a late copy of the call may still arrive.
+    """
+    forgotten: bool = False
+    """Nothing of it is left at Pulsar or on the node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One tesTaskLog:
+
+    one try to run the executors. `system_logs` lines are for the user, oldest first.
+    """
+
+    started_at: datetime
+    ended_at: datetime | None = None
+    executors: tuple[ExecutorLog, ...] = ()
+    outputs: tuple[OutputFileLog, ...] = ()
+    system_logs: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """The record.
+
+    `revision` grows by one with each saved change; the store refuses a save that skips one.
+    """
+
+    id: TaskId
+    request: TaskRequest
+    state: State
+    created_at: datetime
+    revision: int = 0
+    owner: str | None = None
+    """Issuer and subject of whoever posted it; None where there was no authentication."""
+    driver: DriverId | None = None
+    """The process that drives it now."""
+    slot: int | None = None
+    """Which of the Pulsar's places it holds while it has a job there."""
+    attempts: tuple[Attempt, ...] = ()
+    jobs: tuple[Job, ...] = ()
+
+    @property
+    def job(self) -> Job | None:
+        """The run job of the attempt under way, or None before the first claim."""
+        return next((job for job in reversed(self.jobs) if job.purpose is Purpose.RUN), None)
+
+    @property
+    def leftovers(self) -> tuple[Job, ...]:
+        """Jobs that may still have something at Pulsar."""
+        return tuple(job for job in self.jobs if not job.forgotten)
