@@ -1,0 +1,75 @@
+"""The keys by name: `pulsar.client_timeout` is `TESP_PULSAR__CLIENT_TIMEOUT` in the environment."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from tesp_api.settings.model import Keys
+
+PREFIX: Final = "TESP_"
+
+_NO_BEARER: Final = "bearer tokens are not checked by this version"
+IGNORED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "pulsar.status.max_polls": "a task may run as long as it needs",
+        "oauth.allowed_issuers": _NO_BEARER,
+        "oauth.required_audience": _NO_BEARER,
+        "oauth.cache_jwks_ttl": _NO_BEARER,
+    }
+)
+"""Keys of the reference implementation that are accepted without effect, each with the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One setting: its dotted name and its field."""
+
+    name: str
+    field: FieldInfo
+
+    @property
+    def variable(self) -> str:
+        """Name of the environment variable that overrides it."""
+        return variable(self.name)
+
+    @property
+    def secret(self) -> bool:
+        """Whether its value must not be shown."""
+        annotation = self.field.annotation
+        return any("SecretStr" in str(part) for part in (annotation, *get_args(annotation)))
+
+    @property
+    def many(self) -> bool:
+        """Whether it is a list."""
+        return get_origin(self.field.annotation) is tuple
+
+
+def variable(name: str) -> str:
+    """Return the environment variable for a dotted name."""
+    return PREFIX + name.upper().replace(".", "__")
+
+
+def keys(model: type[BaseModel] = Keys, prefix: str = "") -> Iterator[Key]:
+    """Yield every setting, those of a section together."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield Key(name=prefix + name, field=field)
+
+
+def value_of(settings: Keys, key: Key) -> object:
+    """Return the key's value, a secret in plain text."""
+    value: object = settings
+    for part in key.name.split("."):
+        value = getattr(value, part)
+    return plain(value)
+
+
+def plain(value: object) -> object:
+    """Unwrap a secret."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

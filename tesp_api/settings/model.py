@@ -1,0 +1,312 @@
+"""Every key of the settings: its type, default, unit and meaning. Frozen; reads nothing.
+
+The text below a field is its description: README's table and `tesp-api check` are made of it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+
+
+def _none_if_blank(value: object) -> object:
+    """Read an empty text as "not given", as the reference's settings file means it."""
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("it should be a URL that begins with http:// or https:// and names a host")
+    return value.rstrip("/")
+
+
+def _mongodb_uri(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+        raise ValueError("it should begin with mongodb:// or mongodb+srv://")
+    return value
+
+
+def _amqp_url(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("amqp://", "amqps://", "pyamqp://")):
+        raise ValueError("it should begin with amqp:// or amqps://")
+    return value
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute():
+        raise ValueError("it should be an absolute path")
+    return value
+
+
+BLANK_IS_NONE = BeforeValidator(_none_if_blank)
+Text = Annotated[str | None, BLANK_IS_NONE]
+Secret = Annotated[SecretStr | None, BLANK_IS_NONE]
+File = Annotated[Path | None, BLANK_IS_NONE]
+Directory = Annotated[Path, AfterValidator(_absolute)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+MongodbUri = Annotated[Annotated[SecretStr, AfterValidator(_mongodb_uri)] | None, BLANK_IS_NONE]
+AmqpUrl = Annotated[Annotated[SecretStr, AfterValidator(_amqp_url)] | None, BLANK_IS_NONE]
+Level = Annotated[
+    Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
+]
+Engine = Literal["docker", "podman", "singularity", "apptainer", "host"]
+
+
+class Section(BaseModel):
+    """Keys that belong together."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+
+
+class Db(Section):
+    """Where tasks are kept: in what is read from a file, exactly one of the two is not None."""
+
+    mongodb_uri: MongodbUri = SecretStr("mongodb://localhost:27017")
+    """MongoDB that keeps the tasks: `mongodb://user:password@host:port/database`."""
+    sqlite_path: File = None
+    """File of the embedded store, relative to the working directory. A profile that gives it
+    replaces an inherited `db.mongodb_uri`."""
+    sqlite_synchronous: Literal["FULL", "NORMAL"] = "FULL"
+    """FULL: an accepted task survives a power cut. NORMAL: it survives a crash of the server."""
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.mongodb_uri is None and self.sqlite_path is None:
+            raise ValueError("one of `db.mongodb_uri` and `db.sqlite_path` should be given")
+        return self
+
+
+class PulsarStatus(Section):
+    """How often a job is asked for where Pulsar does not tell by itself."""
+
+    poll_interval: float = Field(4, gt=0)
+    """Longest interval between two looks at a job, in seconds; young jobs are looked at more
+    often."""
+
+
+class Pulsar(Section):
+    """The Pulsar that runs the jobs."""
+
+    url: HttpUrl = Field("http://localhost:8913", repr=False)
+    """Pulsar's REST interface."""
+    amqp_url: AmqpUrl = None
+    """Message broker by which Pulsar is reached instead of `pulsar.url`."""
+    private_token: Secret = None
+    """The `private_token` of Pulsar's `app.yml`."""
+    manager: str = Field("_default_", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of Pulsar's job manager."""
+    max_jobs: int = Field(16, ge=1, le=10_000)
+    """Tasks at Pulsar at a time, of all API processes together; the others wait in QUEUED, since
+    Pulsar itself has no limit. Two to four per core of its machine finish a batch soonest."""
+    client_timeout: float = Field(30, gt=0)
+    """Longest wait for one answer of Pulsar, in seconds."""
+    verify_tls: bool = True
+    """Whether Pulsar's certificate is checked."""
+    ca_file: File = None
+    """Certificates (PEM) to trust for Pulsar instead of the system's."""
+    status: PulsarStatus = PulsarStatus()
+
+
+class Dispatch(Section):
+    """How tasks are driven, and when one is given up."""
+
+    max_attempts: int = Field(2, ge=1)
+    """How often a task is tried whose job was lost without the user's fault."""
+    rerun_started: bool = False
+    """Whether a lost task is tried again even if an executor had already started, so that parts
+    of it may run twice; otherwise it ends in SYSTEM_ERROR."""
+    patience_s: float = Field(86_400, gt=0)
+    """How long an unreachable Pulsar is waited for, in seconds."""
+    lease_s: float = Field(30, gt=0)
+    """How long an API process may be silent before another one takes over its tasks, in
+    seconds."""
+    heartbeat_s: float = Field(30, gt=0)
+    """How often a running job shows that it lives, in seconds."""
+    silence_s: float = Field(300, gt=0)
+    """How long a running job may show no sign of life before it is taken for dead, in seconds; at
+    least twice `dispatch.heartbeat_s`."""
+
+    @model_validator(mode="after")
+    def _patient(self) -> Self:
+        if self.silence_s < 2 * self.heartbeat_s:
+            raise ValueError(
+                "`dispatch.silence_s` should be at least twice `dispatch.heartbeat_s`, "
+                "or living jobs are taken for dead"
+            )
+        return self
+
+
+class Container(Section):
+    """What runs the executors on Pulsar's machine."""
+
+    type: Engine = "docker"
+    """Engine that runs the executors: docker, podman, singularity, apptainer, or host (no image:
+    the node's own programs in a sandbox). The variable `CONTAINER_TYPE` sets it too."""
+    program: Text = None
+    """The engine's program, by name or path; without it, the name of the type."""
+    global_args: tuple[str, ...] = ()
+    """More arguments for the engine, before its subcommand."""
+    run_args: tuple[str, ...] = ()
+    """More arguments for the engine's `run` (apptainer, singularity: `exec`)."""
+    image_roots: tuple[Directory, ...] = ()
+    """Directories on the node below which images may be files (apptainer, singularity)."""
+    image_schemes: tuple[str, ...] = ("docker", "oras", "library", "shub")
+    """Where other images may come from (apptainer, singularity)."""
+    pull_timeout_s: float = Field(1_800, gt=0)
+    """Longest time to pull an image, in seconds."""
+
+    @property
+    def command(self) -> str:
+        """The engine's program; without meaning for `host`."""
+        return self.program or self.type
+
+
+class FileStorage(Section):
+    """`file://` URLs."""
+
+    roots: tuple[Directory, ...] = ()
+    """Directories on the node below which tasks may read and write by `file://` or a bare path;
+    none, no such URLs."""
+
+
+class Storage(Section):
+    """Where inputs come from and outputs go."""
+
+    file: FileStorage = FileStorage()
+
+
+class Logs(Section):
+    """What is kept of a task's own output."""
+
+    tail_bytes: int = Field(65_536, ge=0, le=1_048_576)
+    """How much of the end of each executor's stdout and stderr is kept in the task, in bytes."""
+
+
+class Limits(Section):
+    """What a client may ask for."""
+
+    body_bytes: int = Field(16_777_216, ge=1_024)
+    """Longest request body, in bytes; a longer one is a 413."""
+    content_bytes: int = Field(1_048_576, ge=131_072)
+    """Longest `content` of one input, in bytes of UTF-8."""
+
+
+class Server(Section):
+    """Where the API listens (`tesp-api serve`) and whom it answers."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address to listen on."""
+    port: int = Field(8_080, ge=0, le=65_535)
+    """Port to listen on; 0 is any free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names under which the server answers (the `Host` header). None given: any, but on a loopback
+    address only localhost, 127.0.0.1 and [::1]."""
+    allowed_origins: tuple[str, ...] = ()
+    """Web origins, beside the server's own, whose pages may call the API."""
+    access_log: bool = False
+    """Whether each request is logged."""
+
+
+class Logging(Section):
+    """The server's own log, on standard error."""
+
+    level: Level = "INFO"
+    """Least important records to log: TRACE, DEBUG, INFO, WARNING, ERROR or CRITICAL."""
+    output_json: bool = False
+    """One JSON object a line instead of text."""
+
+
+class BasicAuth(Section):
+    """HTTP Basic authentication with one user."""
+
+    enable: bool = False
+    """Whether requests need this user and password."""
+    username: str = Field("", pattern=r"^[^:]*$")
+    """User name, without a colon."""
+    password: SecretStr = SecretStr("")
+    """Password."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.enable and not (self.username and self.password.get_secret_value()):
+            raise ValueError(
+                "`basic_auth.enable` needs `basic_auth.username` and `basic_auth.password`"
+            )
+        return self
+
+
+class OAuth(Section):
+    """Bearer tokens of OpenID Connect."""
+
+    enable: bool = False
+    """Whether requests need a bearer token."""
+
+
+class ServiceInfo(Section):
+    """What `GET /service-info` says of this server beside what the server knows of itself."""
+
+    id: str = Field("tesp-api", min_length=1)
+    """Unique name of this service; reverse domain notation is recommended."""
+    name: str = Field("TESP API", min_length=1)
+    """Name for people."""
+    description: str = "GA4GH Task Execution Service whose tasks are run by Galaxy Pulsar."
+    """What the service is for."""
+    organization_name: str = Field("unnamed", min_length=1)
+    """Who provides it."""
+    organization_url: str = Field("https://example.org", min_length=1)
+    """Web site of the organization."""
+    contact_url: Text = None
+    """Whom to ask: a URL or `mailto:` address."""
+    documentation_url: Text = None
+    """Where its documentation is."""
+    environment: Text = None
+    """For instance prod, test, dev or staging."""
+
+
+class Keys(Section):
+    """All that a settings file may hold."""
+
+    instance: str | None = Field(None, pattern=r"^[A-Za-z0-9]{1,32}$")
+    """Letters and digits that tell this installation's containers from those of others on the same
+    engine; without it, made at the first start and kept in the store."""
+    basic_auth: BasicAuth = BasicAuth()
+    container: Container = Container()
+    db: Db = Db()
+    dispatch: Dispatch = Dispatch()
+    limits: Limits = Limits()
+    logging: Logging = Logging()
+    logs: Logs = Logs()
+    oauth: OAuth = OAuth()
+    pulsar: Pulsar = Pulsar()
+    server: Server = Server()
+    service_info: ServiceInfo = ServiceInfo()
+    storage: Storage = Storage()
+
+
+class Settings(Keys):
+    """The settings as read: the keys, and what the operator should know of how they were read."""
+
+    profile: str = "default"
+    """The section of the file that was chosen."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the operator, to be logged at the start."""
