@@ -1,0 +1,321 @@
+"""Drives tasks to their end: takes what is queued, looks after it, saves what comes of it.
+
+Nothing here is needed to go on after a crash. Whoever finds a task in the store begins with an
+empty `Drive`: a restart, a crash and the death of another process are the same case.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from loguru import logger
+
+from tesp_api.agenda import Agenda
+from tesp_api.domain import lifecycle
+from tesp_api.domain.errors import SlotTaken, Stale, Unreachable
+from tesp_api.domain.lifecycle import ACTIVE, TERMINAL, Broke, Claimed
+from tesp_api.domain.task import Task, TaskId
+from tesp_api.domain.tes import State
+from tesp_api.duties import Drive, Duties, next_job_id
+from tesp_api.lease import Lease
+from tesp_api.ports import Clock, TaskStore
+
+WORKERS: Final = 12
+"""Steps under way at once; Pulsar's web server works on four requests at a time."""
+BATCH: Final = 64
+CLAIMED: Final = ACTIVE - {State.QUEUED}
+FIRST_LOOK_S: Final = 0.15
+"""Pulsar and Python take a quarter of a second for a job that does nothing."""
+SHARE_OF_AGE: Final = 0.12
+"""A job is looked at again after this share of the time it has been in its state."""
+TELL_AFTER_S: Final = 10.0
+"""Trouble shorter than this is not worth a line in the task's log."""
+BUG_S: Final = 60.0
+TICK_S: Final = 1.0
+SWEEP_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much at once, and how patiently. Seconds."""
+
+    max_jobs: int
+    patience_s: float
+    poll_interval_s: float
+
+
+class Dispatcher:
+    """One driver. `run` works until it is cancelled; `new_task` and `changed` only wake it."""
+
+    def __init__(
+        self,
+        store: TaskStore,
+        duties: Duties,
+        lease: Lease,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._store = store
+        self._duties = duties
+        self._lease = lease
+        self._clock = clock
+        self._limits = limits
+        self._agenda = Agenda(clock)
+        self._drives: dict[TaskId, Drive] = {}
+        self._slots: dict[TaskId, int] = {}
+        self._others_slots: frozenset[int] = frozenset()
+        self._work = asyncio.Event()
+        self._stopping = False
+
+    def new_task(self) -> None:
+        """Say that there is something in the queue."""
+        self._work.set()
+
+    def changed(self, task_id: TaskId) -> None:
+        """Say that somebody else, a cancel for one, has changed this task."""
+        drive = self._drives.get(task_id)
+        if drive is not None:
+            drive.job = None
+            self._at_once(drive)
+
+    async def run(self) -> None:
+        """Work until `stop`; raises nothing but what cancels it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat(self._keep_lease, self._lease.renewal_s), name="lease")
+            group.create_task(self._repeat(self._claim, TICK_S, self._work), name="claim")
+            group.create_task(self._repeat(self._hear_cancels, TICK_S), name="cancels")
+            group.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep")
+            for number in range(WORKERS):
+                group.create_task(self._work_on(), name=f"worker {number}")
+
+    async def stop(self, running: asyncio.Task[None]) -> None:
+        """Let the steps under way end, at most 8 s, then hand everything over."""
+        self._stopping = True
+        for _ in range(80):
+            if not any(drive.busy for drive in self._drives.values()):
+                break
+            await self._clock.sleep(0.1)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        try:
+            await self._lease.give_back()
+        except Unreachable as error:
+            logger.warning("the lease could not be given back: {}", error)
+
+    async def _repeat(
+        self, step: Callable[[], Awaitable[None]], pause_s: float, wake: asyncio.Event | None = None
+    ) -> None:
+        """Do `step` for ever, with a pause or until woken; a failure is told and survived."""
+        wake = wake or asyncio.Event()
+        while True:
+            wake.clear()
+            try:
+                if not self._stopping:
+                    await step()
+            except Unreachable as error:
+                logger.warning("{}: {}", step.__name__.strip("_"), error)
+            except Exception:  # noqa: BLE001 - the edge of a loop that must not end
+                logger.exception("bug in {}", step.__name__)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await wake.wait()
+            except TimeoutError:
+                continue
+
+    # --- whose work it is ---
+
+    async def _keep_lease(self) -> None:
+        await self._lease.renew()
+        self._others_slots = await self._store.slots() - frozenset(self._slots.values())
+        orphans = [
+            glance
+            for glance in await self._store.driven(None, CLAIMED)
+            if self._lease.dead(glance.driver)
+        ]
+        await asyncio.gather(*(self._adopt(glance.id) for glance in orphans))
+        await self._lease.bury()
+
+    async def _adopt(self, task_id: TaskId) -> None:
+        task = await self._store.get(task_id)
+        if task is None or not self._lease.dead(task.driver):
+            return
+        mine = lifecycle.adopt(task, self._lease.driver)
+        try:
+            await self._store.save(mine)
+        except Stale:
+            return
+        logger.info("task adopted", task=task_id, state=task.state, job=task.job and task.job.id)
+        self._take(mine)
+
+    async def _claim(self) -> None:
+        """Take queued tasks, oldest first, as long as Pulsar has places for them."""
+        while self._lease.held and (free := self._free_slots()):
+            queued = await self._store.queued(min(len(free), BATCH))
+            pairs = zip(queued, free, strict=False)
+            taken = await asyncio.gather(*(self._claim_one(task, slot) for task, slot in pairs))
+            if not any(taken):
+                return
+
+    def _free_slots(self) -> list[int]:
+        held = self._others_slots | frozenset(self._slots.values())
+        return [slot for slot in range(self._limits.max_jobs) if slot not in held]
+
+    async def _claim_one(self, task: Task, slot: int) -> bool:
+        claimed = Claimed(
+            at=self._clock.now(), job=next_job_id(task), slot=slot, driver=self._lease.driver
+        )
+        mine = lifecycle.advance(task, claimed)
+        try:
+            await self._save(task, mine)
+        except Stale:
+            return True  # a cancel came first: there may be others to take
+        except SlotTaken:
+            self._others_slots |= {slot}
+            return True
+        self._take(mine, doubt=False)
+        return True
+
+    async def _hear_cancels(self) -> None:
+        """Notice cancels that another process has written."""
+        if self._store.sole:
+            return
+        for glance in await self._store.driven(self._lease.driver, frozenset({State.CANCELING})):
+            drive = self._drives.get(glance.id)
+            if drive is not None and drive.killed_at is None:
+                self.changed(glance.id)
+
+    async def _sweep(self) -> None:
+        """Take up ended tasks whose clean-up nobody drives."""
+        after = 0
+        while page := await self._store.untidy(BATCH, after):
+            for after, task_id in page:  # noqa: B007 - the last one is where the next page begins
+                if task_id not in self._drives:
+                    await self._take_up(task_id)
+
+    async def _take_up(self, task_id: TaskId) -> None:
+        task = await self._store.get(task_id)
+        if task is None:
+            return
+        if task.driver == self._lease.driver or task.driver is None:
+            self._take(task)
+        else:
+            await self._adopt(task_id)
+
+    def _take(self, task: Task, *, doubt: bool = True) -> None:
+        drive = Drive(task_id=task.id, since=self._clock.monotonic(), doubt=doubt)
+        self._drives[task.id] = drive
+        if task.slot is not None:
+            self._slots[task.id] = task.slot
+        self._agenda.put(task.id, 0.0)
+
+    def _drop(self, task_id: TaskId) -> None:
+        self._drives.pop(task_id, None)
+        self._agenda.drop(task_id)
+        if self._slots.pop(task_id, None) is not None:
+            self._work.set()
+
+    # --- the steps ---
+
+    def _at_once(self, drive: Drive) -> None:
+        if drive.busy:
+            drive.again = True
+        else:
+            self._agenda.put(drive.task_id, 0.0)
+
+    async def _work_on(self) -> None:
+        while True:
+            drive = self._drives.get(await self._agenda.next())
+            if drive is None or self._stopping:
+                continue
+            drive.busy, drive.again = True, False
+            delay = await self._attend(drive)
+            drive.busy = False
+            if delay is None:
+                self._drop(drive.task_id)
+            else:
+                self._agenda.put(drive.task_id, 0.0 if drive.again else delay)
+
+    async def _attend(self, drive: Drive) -> float | None:
+        """Do one step, whatever happens; return when to do the next, None if there is none."""
+        try:
+            if not self._lease.held:
+                return TICK_S
+            delay = await self._step(drive)
+        except Stale:
+            drive.job = None
+            return 0.0
+        except Unreachable as error:
+            return await self._weather(drive, error)
+        except Exception:  # noqa: BLE001 - the edge of the loop: one task's bug is not its neighbours'
+            logger.exception("bug in a step", task=drive.task_id)
+            return BUG_S
+        drive.failures, drive.troubled_since, drive.noted = 0, None, False
+        return delay
+
+    async def _step(self, drive: Drive) -> float | None:
+        if await self._duties.unchanged(drive):
+            return self._pace(drive)
+        task = await self._store.get(drive.task_id)
+        while task is not None and task.driver in (self._lease.driver, None):
+            if task.state is State.QUEUED or (task.state in TERMINAL and not task.leftovers):
+                return None
+            after = await self._duties.step(task, drive)
+            if after is None:
+                return self._pace(drive)
+            await self._save(task, after)
+            if after.state is not task.state:
+                drive.since = self._clock.monotonic()
+            if task.state is State.INITIALIZING and after.state is State.INITIALIZING:
+                return FIRST_LOOK_S
+            task = after
+        return None
+
+    def _pace(self, drive: Drive) -> float:
+        age = self._clock.monotonic() - drive.since
+        delay = min(max(SHARE_OF_AGE * age, 0.05), self._limits.poll_interval_s)
+        return delay * random.uniform(0.9, 1.1)  # noqa: S311 - spreads polls, guards nothing
+
+    async def _save(self, before: Task, after: Task) -> None:
+        """Save, and say so: one line for each change of state, written where it is kept."""
+        await self._store.save(after)
+        if after.slot is None and self._slots.pop(after.id, None) is not None:
+            self._work.set()
+        if after.state is not before.state:
+            job = after.job.id if after.job else None
+            logger.info("task is {state}", task=after.id, state=after.state, job=job)
+
+    async def _weather(self, drive: Drive, error: Unreachable) -> float:
+        """Note that the other side does not answer; the same step again, later and later."""
+        now = self._clock.monotonic()
+        drive.failures += 1
+        drive.doubt = True
+        drive.troubled_since = drive.troubled_since or now
+        lasted = now - drive.troubled_since
+        if lasted > TELL_AFTER_S and not drive.noted:
+            logger.warning("task waits: {}", error, task=drive.task_id)
+        # Where the store is away as well, or a cancel came, the next step sees it.
+        with contextlib.suppress(Stale, Unreachable):
+            await self._tell(drive, error, lasted)
+        delay = min(0.25 * 2.0 ** min(drive.failures, 7), 30.0)
+        return delay * random.uniform(0.8, 1.2)  # noqa: S311 - spreads calls, guards nothing
+
+    async def _tell(self, drive: Drive, error: Unreachable, lasted: float) -> None:
+        """Write into the task what it waits for, once; end it when patience ends."""
+        ended = lasted > self._limits.patience_s
+        if not ended and (drive.noted or lasted <= TELL_AFTER_S):
+            return
+        task = await self._store.get(drive.task_id)
+        if task is None or task.state in TERMINAL or not task.attempts:
+            return
+        if ended and task.state is not State.CANCELING:
+            reason = f"Given up after {lasted:.0f} s (dispatch.patience_s): {error}"
+            await self._save(
+                task, lifecycle.advance(task, Broke(at=self._clock.now(), reason=reason))
+            )
+        elif not drive.noted:
+            since = self._clock.now().isoformat(timespec="seconds")
+            await self._save(task, lifecycle.note(task, f"{since} Waiting: {error}"))
+            drive.noted = True

@@ -1,0 +1,354 @@
+"""What has to be done for a task in each state, one step at a time.
+
+A duty returns the task as it should be saved next, or None when there is nothing new: look again
+later. It raises Unreachable when the other side did not answer: the same step again.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from tesp_api.domain import lifecycle, plan
+from tesp_api.domain.errors import RunnerUnreachable
+from tesp_api.domain.lifecycle import (
+    TERMINAL,
+    Broke,
+    Ended,
+    ExecutorFailed,
+    Killed,
+    Lost,
+    Outcome,
+    Started,
+    Submitted,
+    Succeeded,
+)
+from tesp_api.domain.report import Report, Verdict, unframe
+from tesp_api.domain.task import Job, JobId, Purpose, Task, TaskId
+from tesp_api.domain.tes import State
+from tesp_api.ports import Clock, JobRunner, Phase, Sighting, Storage, Traces
+
+OVER: Final = frozenset({Phase.ENDED, Phase.FAILED, Phase.KILLED, Phase.UNKNOWN})
+"""Phases from which Pulsar itself starts nothing more."""
+CONFIRM_LOST_S: Final = 2.0
+"""Pulsar may say `lost` for a moment; it has to say so for this long."""
+RESUBMIT_S: Final = 30.0
+WATCHDOG_S: Final = 15.0
+"""The runner's watchdog is gone ten seconds after the runner; after this it is not waited for."""
+PULSE_MIN_S: Final = 30.0
+PULSE_MAX_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The operator's choices.
+
+    `silence_s`: a running job whose heartbeat stays unchanged for so long is taken for dead.
+    `quarantine_s`: how long after the end a late copy of a call may still arrive at Pulsar.
+    """
+
+    max_attempts: int
+    rerun_started: bool
+    silence_s: float
+    quarantine_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class Drive:
+    """What is remembered of a task between two steps. All of it can be lost: it only saves calls.
+
+    Moments are the clock's monotonic seconds.
+    """
+
+    task_id: TaskId
+    since: float
+    """When the present state was entered, for pacing."""
+    doubt: bool = True
+    """Whether a call of unknown outcome, or an unknown past, lies behind."""
+    job: JobId | None = None
+    """The job to look at without asking the store, while Pulsar says the same of it as `phase`."""
+    phase: Phase | None = None
+    phase_since: float = 0.0
+    pulse: str | None = None
+    pulse_since: float = 0.0
+    pulse_checked: float = 0.0
+    killed_at: float | None = None
+    was_lost: bool = False
+    reaping: JobId | None = None
+    failures: int = 0
+    troubled_since: float | None = None
+    noted: bool = False
+    busy: bool = False
+    again: bool = False
+
+    def saw(self, phase: Phase, now: float) -> None:
+        """Remember what Pulsar says and since when."""
+        if phase is not self.phase:
+            self.phase, self.phase_since = phase, now
+
+
+Handler = Callable[[Task, Drive, Sighting], Awaitable[Task | None]]
+
+
+class Duties:
+    """The steps. Stateless beside its neighbours: everything it knows comes with the call."""
+
+    def __init__(
+        self, runner: JobRunner, storage: Storage, site: plan.Site, policy: Policy, clock: Clock
+    ) -> None:
+        self._runner = runner
+        self._storage = storage
+        self._site = site
+        self._policy = policy
+        self._clock = clock
+        self._on_phase: Mapping[Phase, Handler] = {
+            Phase.SET_UP: self._on_set_up,
+            Phase.WAITING: self._on_waiting,
+            Phase.RUNNING: self._on_running,
+            Phase.ENDED: self._on_end,
+            Phase.FAILED: self._on_end,
+            Phase.KILLED: self._on_end,
+            Phase.UNKNOWN: self._on_lost,
+        }
+
+    async def step(self, task: Task, drive: Drive) -> Task | None:
+        """Do what the task's state asks for."""
+        match task.state:
+            case State.INITIALIZING if not _run_job(task).submitted:
+                return await self._start(task, drive)
+            case State.INITIALIZING | State.RUNNING:
+                return await self._watch(task, drive)
+            case State.CANCELING:
+                return await self._kill(task, drive)
+            case state if state in TERMINAL:
+                return await self._tidy(task, drive)
+            case _:
+                return None
+
+    async def unchanged(self, drive: Drive) -> bool:
+        """Whether Pulsar says of the watched job what it said last time, and no pulse is due.
+
+        One call to Pulsar and none to the store: the common case of a running task.
+        """
+        if drive.job is None or drive.phase in OVER or self._pulse_due(drive):
+            return False
+        return (await self._runner.look(drive.job)).phase is drive.phase
+
+    async def _start(self, task: Task, drive: Drive) -> Task:
+        job = _run_job(task)
+        if not (drive.doubt and await self._is_under_way(job.id)):
+            await self._runner.start(job.id, self._order(task, job.id))
+        return lifecycle.advance(task, Submitted(at=self._clock.now()))
+
+    async def _is_under_way(self, job: JobId) -> bool:
+        return (await self._runner.look(job)).phase not in (Phase.UNKNOWN, Phase.SET_UP)
+
+    def _order(self, task: Task, job: JobId) -> plan.Order:
+        inputs = [self._storage.fetch_order(item) for item in task.request.inputs or ()]
+        outputs = [self._storage.send_order(item) for item in task.request.outputs or ()]
+        return plan.run_order(task, job, self._site, inputs, outputs)
+
+    async def _watch(self, task: Task, drive: Drive) -> Task | None:
+        job = _run_job(task)
+        seen = await self._runner.look(job.id)
+        drive.job = job.id
+        drive.saw(seen.phase, self._clock.monotonic())
+        return await self._on_phase[seen.phase](task, drive, seen)
+
+    async def _on_set_up(self, task: Task, drive: Drive, _seen: Sighting) -> None:
+        """Pulsar has the files but not the submit; it is safe to repeat."""
+        if self._clock.monotonic() - drive.phase_since > RESUBMIT_S:
+            job = _run_job(task).id
+            await self._runner.start(job, self._order(task, job))
+            drive.phase_since = self._clock.monotonic()
+
+    async def _on_waiting(self, _task: Task, _drive: Drive, _seen: Sighting) -> None:
+        return None
+
+    async def _on_running(self, task: Task, drive: Drive, _seen: Sighting) -> Task | None:
+        if task.state is State.INITIALIZING:
+            return lifecycle.advance(task, Started(at=self._clock.now()))
+        return await self._feel_pulse(task, drive) if self._pulse_due(drive) else None
+
+    def _pulse_due(self, drive: Drive) -> bool:
+        if drive.phase is not Phase.RUNNING:
+            return False
+        now = self._clock.monotonic()
+        pause = min(max((now - drive.phase_since) / 4, PULSE_MIN_S), PULSE_MAX_S)
+        return now - max(drive.pulse_checked, drive.phase_since) > pause
+
+    async def _feel_pulse(self, task: Task, drive: Drive) -> Task | None:
+        """Read the runner's own word: after a restart Pulsar says `running` for ever."""
+        now = drive.pulse_checked = self._clock.monotonic()
+        job = _run_job(task)
+        traces = await self._runner.settle(job.id)
+        if report := unframe(traces.report or "", job.id):
+            return self._judge(task, report)
+        if traces.heartbeat != drive.pulse or not drive.pulse_since:
+            drive.pulse, drive.pulse_since = traces.heartbeat, now
+        if drive.killed_at is None and now - drive.pulse_since < self._policy.silence_s:
+            return None
+        return await self._mourn(
+            task, drive, "its heartbeat stopped while Pulsar said it was running"
+        )
+
+    async def _on_end(self, task: Task, drive: Drive, seen: Sighting) -> Task | None:
+        job = _run_job(task)
+        if report := unframe(seen.output, job.id):
+            return self._judge(task, report)
+        return await self._mourn(task, drive, _epitaph(seen))
+
+    async def _on_lost(self, task: Task, drive: Drive, _seen: Sighting) -> Task | None:
+        drive.was_lost = True
+        if self._clock.monotonic() - drive.phase_since < CONFIRM_LOST_S:
+            return None
+        return await self._mourn(task, drive, "Pulsar no longer knows it")
+
+    def _judge(self, task: Task, report: Report) -> Task:
+        """Turn the runner's word into the event that ends the task."""
+        at, told = self._clock.now(), report.told()
+        match report.outcome:
+            case Verdict.COMPLETE:
+                return lifecycle.advance(task, Succeeded(at=at, outcome=told))
+            case Verdict.EXECUTOR_ERROR:
+                return lifecycle.advance(task, ExecutorFailed(at=at, outcome=told))
+            case Verdict.SYSTEM_ERROR:
+                reason = report.reason or "The runner failed without a reason."
+                return lifecycle.advance(task, Broke(at=at, outcome=told, reason=reason))
+
+    async def _mourn(self, task: Task, drive: Drive, why: str) -> Task | None:
+        """End a job that died without a report, once nothing of it can come any more."""
+        buried = await self._bury(task, drive)
+        if not isinstance(buried, Traces):
+            return buried
+        job = _run_job(task)
+        if report := unframe(buried.report or "", job.id):
+            return self._judge(task, report)
+        return lifecycle.advance(task, self._obituary(task, buried, why))
+
+    def _obituary(self, task: Task, traces: Traces, why: str) -> Ended:
+        at, host = self._clock.now(), self._runner.name
+        what = f"The job at Pulsar ({host}) died without a report: {why}."
+        begun = _executors_begun(traces, task)
+        if begun and not self._policy.rerun_started:
+            rest = "An executor had started, so it is not run again (dispatch.rerun_started)."
+            return Broke(at=at, reason=f"{what} {rest}")
+        if len(task.attempts) >= self._policy.max_attempts:
+            rest = f"This was attempt {len(task.attempts)} of {self._policy.max_attempts}."
+            return Broke(at=at, reason=f"{what} {rest} It is the Pulsar operator's turn.")
+        return Lost(at=at, reason=f"{what} It is tried again under a new job id.")
+
+    async def _kill(self, task: Task, drive: Drive) -> Task | None:
+        at, job = self._clock.now(), task.job
+        if job is None:
+            return lifecycle.advance(task, Killed(at=at))
+        buried = await self._bury(task, drive)
+        if not isinstance(buried, Traces):
+            return buried
+        report = unframe(buried.report or "", job.id)
+        told = report.told() if report else Outcome()
+        return lifecycle.advance(task, Killed(at=self._clock.now(), outcome=told))
+
+    async def _bury(self, task: Task, drive: Drive) -> Traces | Task | None:
+        """Make sure that nothing of the run job can come any more.
+
+        Returns what can be read of it once that is so; a task to be saved first; or None: look
+        again. The proof is the runner's report, or its watchdog's word, or that it never had one,
+        or a reaper.
+        """
+        job = _run_job(task)
+        if drive.killed_at is None:
+            drive.was_lost |= job.submitted and not await self._is_under_way(job.id)
+            await self._runner.kill(job.id)
+            drive.killed_at = self._clock.monotonic()
+        seen = await self._runner.look(job.id)
+        if seen.phase not in OVER:
+            return None
+        traces = await self._runner.settle(job.id)
+        if unframe(traces.report or "", job.id) or self._is_at_rest(traces, drive):
+            return traces
+        patience = 0.0 if drive.was_lost else WATCHDOG_S
+        if self._clock.monotonic() - drive.killed_at < patience:
+            return None
+        return await self._reap(task, drive, traces)
+
+    def _is_at_rest(self, traces: Traces, drive: Drive) -> bool:
+        if traces.watch is None:
+            return not drive.was_lost
+        return traces.watch.startswith("reaped")
+
+    async def _reap(self, task: Task, drive: Drive, traces: Traces) -> Traces | Task | None:
+        """Have a job of ours clean up after the run job; `traces` comes back when it has."""
+        reaper = next((job for job in task.leftovers if job.purpose is Purpose.REAP), None)
+        if reaper is None:
+            return lifecycle.reap(task, next_job_id(task), self._clock.now())
+        if drive.reaping != reaper.id:
+            if not await self._is_under_way(reaper.id):
+                order = plan.reap_order(task, reaper.id, _run_job(task).id, self._site)
+                await self._runner.start(reaper.id, order)
+            drive.reaping = reaper.id
+        seen = await self._runner.look(reaper.id)
+        if seen.phase not in OVER:
+            return None
+        report = unframe(seen.output, reaper.id)
+        if report is not None and report.outcome is Verdict.COMPLETE:
+            return traces
+        await self._runner.forget(reaper.id)
+        return lifecycle.forget(task, reaper.id)
+
+    async def _tidy(self, task: Task, drive: Drive) -> Task | None:
+        """Remove an ended task from Pulsar; a job whose calls were unsure only later."""
+        ended_at = task.attempts[-1].ended_at if task.attempts else None
+        age = (self._clock.now() - (ended_at or task.created_at)).total_seconds()
+        gone: list[JobId] = []
+        for job in task.leftovers:
+            if job.unsure and age < self._policy.quarantine_s:
+                continue
+            await self._remove(job, drive)
+            gone.append(job.id)
+        return lifecycle.forget(task, *gone) if gone else None
+
+    async def _remove(self, job: Job, drive: Drive) -> None:
+        ended = job.id == drive.job and drive.phase is Phase.ENDED
+        if not ended and (await self._runner.look(job.id)).phase not in OVER:
+            await self._runner.kill(job.id)
+        await self._runner.forget(job.id)
+        if (await self._runner.look(job.id)).phase is not Phase.UNKNOWN:
+            raise RunnerUnreachable(f"Pulsar could not yet remove the directory of {job.id}.")
+
+
+def next_job_id(task: Task) -> JobId:
+    """Return a name that no job of any task ever had: ours are unique, and `jobs` only grows."""
+    return JobId(f"tes-{task.id}-{len(task.jobs)}")
+
+
+def _run_job(task: Task) -> Job:
+    job = task.job
+    assert job is not None, "a claimed task has a job"
+    return job
+
+
+def _executors_begun(traces: Traces, task: Task) -> bool:
+    """Whether an executor may have started; without a journal, whether the job was seen running."""
+    if traces.journal is None:
+        return task.state is State.RUNNING and traces.watch is not None
+    events = (_event(line) for line in traces.journal.splitlines())
+    return any(event == "executor_start" for event in events)
+
+
+def _event(line: str) -> str | None:
+    try:
+        return str(json.loads(line)["event"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _epitaph(seen: Sighting) -> str:
+    last = seen.complaint.splitlines()[-1:] or ["nothing on its standard error"]
+    match seen.phase:
+        case Phase.FAILED:
+            return f"Pulsar could not run it ({last[0]})"
+        case Phase.KILLED:
+            return "it was cancelled at Pulsar by somebody else"
+        case _:
+            return f"exit status {seen.exit_code}, {last[0]}"

@@ -1,0 +1,69 @@
+"""Who drives what: drivers beat in the store, and one whose beats stop is dead.
+
+Wall clocks are never compared. A driver is judged by how long its number of beats stayed unchanged
+on the observer's own monotonic clock; it judges itself by the moment *before* its last beat that
+was kept, and stops acting a third of the lease early, so that nobody takes over what is still being
+acted on.
+"""
+
+from typing import Final
+
+from tesp_api.domain.task import DriverId
+from tesp_api.ports import Clock, TaskStore
+
+OWN_SHARE: Final = 2 / 3
+
+
+class Lease:
+    """This driver's right to act, and its view of the others."""
+
+    def __init__(self, store: TaskStore, clock: Clock, driver: DriverId, lease_s: float) -> None:
+        self.driver = driver
+        self._store = store
+        self._clock = clock
+        self._lease_s = lease_s
+        self._renewed = float("-inf")
+        self._others: dict[DriverId, tuple[int, float]] = {}
+
+    @property
+    def held(self) -> bool:
+        """Whether this driver may act now. Ask right before each call that has an effect."""
+        return self._clock.monotonic() - self._renewed < self._lease_s * OWN_SHARE
+
+    @property
+    def renewal_s(self) -> float:
+        """How often to renew: twice within the share of the lease that is one's own."""
+        return self._lease_s * OWN_SHARE / 2
+
+    async def renew(self) -> None:
+        """Beat, and look at everybody's beats. Raises StoreUnreachable: the lease runs on."""
+        before = self._clock.monotonic()
+        beats = await self._store.beat(self.driver)
+        self._renewed = before
+        now = self._clock.monotonic()
+        known = self._others
+        self._others = {
+            driver: known[driver] if driver in known and known[driver][0] == count else (count, now)
+            for driver, count in beats.items()
+            if driver != self.driver
+        }
+
+    def dead(self, driver: DriverId | None) -> bool:
+        """Whether what this driver left may be taken over. Unlisted drivers have ended."""
+        if driver == self.driver:
+            return False
+        if self._store.sole or driver is None or driver not in self._others:
+            return True
+        _, since = self._others[driver]
+        return self._clock.monotonic() - since > self._lease_s
+
+    async def bury(self) -> None:
+        """Take dead drivers off the list; call it when all they had has been adopted."""
+        for driver in [driver for driver in self._others if self.dead(driver)]:
+            await self._store.retire(driver)
+            del self._others[driver]
+
+    async def give_back(self) -> None:
+        """End this driver: what it had may be adopted at once."""
+        self._renewed = float("-inf")
+        await self._store.retire(self.driver)

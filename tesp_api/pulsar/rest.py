@@ -1,0 +1,160 @@
+"""Pulsar over REST. The only file that knows httpx.
+
+httpx 0.28 scans its whole pool at each request, so many connections in one client are slow; and
+Pulsar's web server has four threads, so more than a few gain nothing. Hence a handful of clients
+with one connection each, the warmest taken first.
+
+Every argument travels in the query string, the token too (Pulsar reads no other place): URLs of
+these calls are never logged, and errors are told without them.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx
+
+from tesp_api.domain.errors import RunnerUnreachable
+from tesp_api.domain.task import JobId
+from tesp_api.ports import Sighting, Traces
+from tesp_api.pulsar import wire
+
+CONNECTIONS: Final = 6
+OK: Final = 200
+UNAUTHORIZED: Final = 401
+
+
+class RestRunner:
+    """JobRunner over Pulsar's REST interface.
+
+    `url` is Pulsar's base address, `manager` one of its managers (`_default_` answers on plain
+    `/jobs`). `timeout_s` bounds each call. Safe to repeat after any error, as the port promises:
+    Pulsar ignores a second submit of an id it knows.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        manager: str = "_default_",
+        timeout_s: float = 30.0,
+        verify: str | bool = True,
+    ) -> None:
+        base = httpx.URL(url)
+        self.name = str(base.copy_with(userinfo=b"", query=None)).rstrip("/")
+        self._token = {"private_token": token} if token else {}
+        self._jobs = "/jobs" if manager == "_default_" else f"/managers/{manager}/jobs"
+        self._parcels = wire.Parcels()
+        self._clients = [
+            httpx.AsyncClient(
+                base_url=base,
+                timeout=timeout_s,
+                verify=verify,
+                trust_env=False,
+                limits=httpx.Limits(max_connections=1, keepalive_expiry=20.0),
+            )
+            for _ in range(CONNECTIONS)
+        ]
+        self._idle: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
+        for client in self._clients:
+            self._idle.put_nowait(client)
+
+    async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
+        """Upload the parcel, then submit: two calls, since a submit sets up what is not there yet.
+
+        A failed upload leaves at most a directory; a submit of unknown outcome may be repeated.
+        """
+        parcel = self._parcels.pack(order)
+        await self._call(
+            "POST", f"{self._jobs}/{job}/files", {"name": wire.PARCEL, "type": "input"}, parcel
+        )
+        await self._submit(job, wire.COMMAND)
+
+    async def look(self, job: JobId) -> Sighting:
+        """Ask for the status. Pulsar answers 200 also for a job it never heard of."""
+        answer = await self._call("GET", f"{self._jobs}/{job}/status")
+        try:
+            return wire.sighting(json.loads(answer))
+        except (ValueError, AttributeError) as error:
+            raise RunnerUnreachable(
+                f"{self.name} answered a status request without a status."
+            ) from error
+
+    async def kill(self, job: JobId) -> None:
+        """Take the id with a job that does nothing, then cancel whatever has it.
+
+        A cancel of an unknown id is not remembered by Pulsar; a second submit of a known id is
+        ignored.
+        """
+        await self._submit(job, wire.OCCUPY)
+        await self._call("PUT", f"{self._jobs}/{job}/cancel")
+
+    async def settle(self, job: JobId) -> Traces:
+        """Read the runner's files; Pulsar answers 500 for one that is not there."""
+        return Traces(
+            report=await self._file(job, "tes_report"),
+            heartbeat=await self._file(job, "tes_heartbeat"),
+            journal=await self._file(job, "tes_journal"),
+            watch=await self._file(job, "tes_watch"),
+        )
+
+    async def forget(self, job: JobId) -> None:
+        """Delete the job's directory. Pulsar says OK whether or not it could; `look` tells."""
+        await self._call("DELETE", f"{self._jobs}/{job}")
+
+    async def ping(self) -> str:
+        """Return Pulsar's version."""
+        answer = await self._call("GET", "/healthz")
+        try:
+            return str(json.loads(answer)["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunnerUnreachable(f"What answers at {self.name} is not a Pulsar.") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        for client in self._clients:
+            await client.aclose()
+
+    async def _submit(self, job: JobId, command: str) -> None:
+        await self._call("POST", f"{self._jobs}/{job}/submit", wire.submission(job, command))
+
+    async def _file(self, job: JobId, name: str) -> str | None:
+        answer = await self._ask(
+            "GET", f"{self._jobs}/{job}/files", {"name": name, "type": "output"}
+        )
+        return answer.text if answer.status_code == OK else None
+
+    async def _call(
+        self, method: str, path: str, query: Mapping[str, str] = {}, body: bytes | None = None
+    ) -> bytes:
+        answer = await self._ask(method, path, query, body)
+        if answer.status_code == UNAUTHORIZED:
+            raise RunnerUnreachable(f"{self.name} refuses our token: check pulsar.private_token.")
+        if answer.status_code != OK:
+            raise RunnerUnreachable(
+                f"{self.name} answered {answer.status_code} to {method} {path}."
+            )
+        return answer.content
+
+    async def _ask(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None
+    ) -> httpx.Response:
+        async with self._connection() as client:
+            try:
+                return await client.request(
+                    method, path, params={**query, **self._token}, content=body
+                )
+            except httpx.HTTPError as error:
+                what = str(error) or type(error).__name__
+                raise RunnerUnreachable(f"{self.name} cannot be reached: {what}.") from error
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+        client = await self._idle.get()
+        try:
+            yield client
+        finally:
+            self._idle.put_nowait(client)

@@ -1,0 +1,90 @@
+"""Pulsar's messages: what we send and how we read what it says. Pure; both transports share it.
+
+Facts are those of pulsar-app 0.16.0. The command line of a job is a constant: whatever belongs to a
+task travels in the uploaded parcel, so nothing of it meets Pulsar's shell or its process list.
+"""
+
+import importlib.util
+import io
+import json
+import marshal
+import zipfile
+from collections.abc import Mapping
+from importlib import resources
+from types import CodeType, MappingProxyType
+from typing import Any, Final
+
+from tesp_api.domain.task import JobId
+from tesp_api.ports import Phase, Sighting
+
+PARCEL: Final = "run.pyz"
+COMMAND: Final = f"python3 -IS ../inputs/{PARCEL} 2> ../metadata/tool_stderr"
+"""`-I`: what lies in the working directory is not imported; `-S`: no site, a faster start.
+
+Standard output is Pulsar's `job_stdout`, where only the framed report goes: one byte there that is
+not UTF-8 would make every later status call fail.
+"""
+OCCUPY: Final = "true"
+"""What a job does whose id only has to be taken, so that a late submit of it is ignored."""
+
+_PHASES: Final[Mapping[str, Phase]] = MappingProxyType(
+    {
+        "preprocessing": Phase.SET_UP,
+        "queued": Phase.WAITING,
+        "running": Phase.RUNNING,
+        "postprocessing": Phase.RUNNING,
+        "complete": Phase.ENDED,
+        "failed": Phase.FAILED,
+        "cancelled": Phase.KILLED,
+        "lost": Phase.UNKNOWN,
+    }
+)
+
+
+def sighting(document: Mapping[str, Any]) -> Sighting:
+    """Read a status document. A status we do not know counts as running: it has not ended."""
+    phase = _PHASES.get(str(document.get("status")), Phase.RUNNING)
+    if document.get("complete") != "true":
+        return Sighting(phase=phase)
+    code = document.get("returncode")
+    return Sighting(
+        phase=phase,
+        output=str(document.get("job_stdout") or ""),
+        complaint=str(document.get("stderr") or document.get("job_stderr") or "").strip(),
+        exit_code=code if isinstance(code, int) else None,
+    )
+
+
+def submission(job: JobId, command: str) -> Mapping[str, str]:
+    """Return the query of a submit that sets the job up too (`setup_params`)."""
+    return {"command_line": command, "setup_params": json.dumps({"job_id": job})}
+
+
+class Parcels:
+    """Packs the runner and an order into one zip file that Python runs as it is.
+
+    The runner's byte code is in it for nodes that have this Python; another Python finds the wrong
+    magic number and compiles the source beside it (documented behaviour of zipimport).
+    """
+
+    def __init__(self) -> None:
+        source = resources.files("tesp_api").joinpath("runner/tes_runner.py").read_bytes()
+        code = compile(source, "tes_runner.py", "exec", dont_inherit=True, optimize=0)
+        self._members = {"__main__.py": source, "__main__.pyc": _bytecode(code)}
+
+    def pack(self, order: Mapping[str, Any]) -> bytes:
+        """Return the zip file; `order` is JSON in its member `order.json`."""
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+            for name, content in self._members.items():
+                archive.writestr(zipfile.ZipInfo(name), content)
+            text = json.dumps(order, ensure_ascii=True, separators=(",", ":"))
+            archive.writestr(zipfile.ZipInfo("order.json"), text, zipfile.ZIP_DEFLATED)
+        return buffer.getvalue()
+
+
+def _bytecode(code: CodeType) -> bytes:
+    """Return a .pyc that is never compared with a source (PEP 552, unchecked hash)."""
+    unchecked_hash = 0b01
+    flags = unchecked_hash.to_bytes(4, "little")
+    return importlib.util.MAGIC_NUMBER + flags + bytes(8) + marshal.dumps(code)
