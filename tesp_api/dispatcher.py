@@ -68,6 +68,7 @@ class Dispatcher:
         self._slots: dict[TaskId, int] = {}
         self._others_slots: frozenset[int] = frozenset()
         self._work = asyncio.Event()
+        self._canceled = asyncio.Event()
         self._stopping = False
 
     def new_task(self) -> None:
@@ -75,9 +76,11 @@ class Dispatcher:
         self._work.set()
 
     def changed(self, task_id: TaskId) -> None:
-        """Say that somebody else, a cancel for one, has changed this task."""
+        """Say that a client has changed this task."""
         drive = self._drives.get(task_id)
-        if drive is not None:
+        if drive is None:
+            self._canceled.set()
+        else:
             drive.job = None
             self._at_once(drive)
 
@@ -86,7 +89,7 @@ class Dispatcher:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat(self._keep_lease, self._lease.renewal_s), name="lease")
             group.create_task(self._repeat(self._claim, TICK_S, self._work), name="claim")
-            group.create_task(self._repeat(self._hear_cancels, TICK_S), name="cancels")
+            group.create_task(self._repeat(self._hear_cancels, TICK_S, self._canceled))
             group.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep")
             for number in range(WORKERS):
                 group.create_task(self._work_on(), name=f"worker {number}")
@@ -128,27 +131,33 @@ class Dispatcher:
     # --- whose work it is ---
 
     async def _keep_lease(self) -> None:
+        """Renew the lease, and take up what nobody drives: the dead's, and one's own strays.
+
+        A claim whose save had an unknown outcome is one's own and in no drive: it is found here.
+        """
         await self._lease.renew()
         self._others_slots = await self._store.slots() - frozenset(self._slots.values())
-        orphans = [
-            glance
+        strays = [
+            glance.id
             for glance in await self._store.driven(None, CLAIMED)
-            if self._lease.dead(glance.driver)
+            if glance.id not in self._drives
+            and (glance.driver == self._lease.driver or self._lease.dead(glance.driver))
         ]
-        await asyncio.gather(*(self._adopt(glance.id) for glance in orphans))
+        await asyncio.gather(*(self._take_up(stray) for stray in strays))
         await self._lease.bury()
+        self._work.set()
 
-    async def _adopt(self, task_id: TaskId) -> None:
+    async def _take_up(self, task_id: TaskId) -> None:
+        """Drive a task that nobody drives, unless it has found a driver meanwhile."""
         task = await self._store.get(task_id)
-        if task is None or not self._lease.dead(task.driver):
-            return
-        mine = lifecycle.adopt(task, self._lease.driver)
-        try:
-            await self._store.save(mine)
-        except Stale:
-            return
-        logger.info("task adopted", task=task_id, state=task.state, job=task.job and task.job.id)
-        self._take(mine)
+        if task is not None and task.driver == self._lease.driver:
+            self._take(task)
+        elif task is not None and self._lease.dead(task.driver):
+            mine = lifecycle.adopt(task, self._lease.driver)
+            with contextlib.suppress(Stale):
+                await self._store.save(mine)
+                logger.info("task adopted", task=task_id, state=task.state)
+                self._take(mine)
 
     async def _claim(self) -> None:
         """Take queued tasks, oldest first, as long as Pulsar has places for them."""
@@ -179,32 +188,27 @@ class Dispatcher:
         return True
 
     async def _hear_cancels(self) -> None:
-        """Notice cancels that another process has written."""
-        if self._store.sole:
-            return
+        """Notice cancels by other processes, and of tasks between two attempts."""
         for glance in await self._store.driven(self._lease.driver, frozenset({State.CANCELING})):
             drive = self._drives.get(glance.id)
-            if drive is not None and drive.killed_at is None:
+            if drive is None:
+                await self._take_up(glance.id)
+            elif drive.killed_at is None:
                 self.changed(glance.id)
 
     async def _sweep(self) -> None:
         """Take up ended tasks whose clean-up nobody drives."""
+        if not self._lease.held:
+            return
         after = 0
         while page := await self._store.untidy(BATCH, after):
             for after, task_id in page:  # noqa: B007 - the last one is where the next page begins
                 if task_id not in self._drives:
                     await self._take_up(task_id)
 
-    async def _take_up(self, task_id: TaskId) -> None:
-        task = await self._store.get(task_id)
-        if task is None:
-            return
-        if task.driver == self._lease.driver or task.driver is None:
-            self._take(task)
-        else:
-            await self._adopt(task_id)
-
     def _take(self, task: Task, *, doubt: bool = True) -> None:
+        if task.id in self._drives:
+            return
         drive = Drive(task_id=task.id, since=self._clock.monotonic(), doubt=doubt)
         self._drives[task.id] = drive
         if task.slot is not None:
@@ -256,7 +260,7 @@ class Dispatcher:
         return delay
 
     async def _step(self, drive: Drive) -> float | None:
-        if await self._duties.unchanged(drive):
+        if await self._duties.nothing_new(drive):
             return self._pace(drive)
         task = await self._store.get(drive.task_id)
         while task is not None and task.driver in (self._lease.driver, None):

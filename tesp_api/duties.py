@@ -67,6 +67,8 @@ class Drive:
     """Whether a call of unknown outcome, or an unknown past, lies behind."""
     job: JobId | None = None
     """The job to look at without asking the store, while Pulsar says the same of it as `phase`."""
+    seen: Sighting | None = None
+    """A look that no step has acted on yet."""
     phase: Phase | None = None
     phase_since: float = 0.0
     pulse: str | None = None
@@ -125,14 +127,17 @@ class Duties:
             case _:
                 return None
 
-    async def unchanged(self, drive: Drive) -> bool:
+    async def nothing_new(self, drive: Drive) -> bool:
         """Whether Pulsar says of the watched job what it said last time, and no pulse is due.
 
-        One call to Pulsar and none to the store: the common case of a running task.
+        One call to Pulsar and none to the store: the common case of a running task. What is new
+        is kept for the step that follows.
         """
         if drive.job is None or drive.phase in OVER or self._pulse_due(drive):
             return False
-        return (await self._runner.look(drive.job)).phase is drive.phase
+        seen = await self._runner.look(drive.job)
+        drive.seen = None if seen.phase is drive.phase else seen
+        return drive.seen is None
 
     async def _start(self, task: Task, drive: Drive) -> Task:
         job = _run_job(task)
@@ -150,8 +155,9 @@ class Duties:
 
     async def _watch(self, task: Task, drive: Drive) -> Task | None:
         job = _run_job(task)
-        seen = await self._runner.look(job.id)
-        drive.job = job.id
+        fresh = drive.seen if drive.job == job.id else None
+        seen = fresh or await self._runner.look(job.id)
+        drive.job, drive.seen = job.id, None
         drive.saw(seen.phase, self._clock.monotonic())
         return await self._on_phase[seen.phase](task, drive, seen)
 
