@@ -2,21 +2,19 @@
 
 Unset fields are left out, there are no nulls and no fields of our own: real clients refuse a whole
 answer for either. Each document begins with `{"id":"…","state":"…"`, so that an answer can be cut
-by position (`for_1_0`).
+by position (`restated`).
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from pydantic_core import to_json
 
 from tesp_api.domain.task import Attempt, Task
-from tesp_api.domain.tes import ExecutorLog, State, View
+from tesp_api.domain.tes import ExecutorLog, View
 
-_CANCELING = f'"state":"{State.CANCELING}"'.encode()
-_CANCELED = f'"state":"{State.CANCELED}"'.encode()
-_HEAD_BYTES = 96
-"""More than `{"id":"…","state":"…"` ever takes."""
+_BEFORE_STATE = b'"state":"'
 
 
 def render(task: Task, view: View) -> bytes:
@@ -40,15 +38,22 @@ def render(task: Task, view: View) -> bytes:
     return to_json(document)
 
 
-def for_1_0(document: bytes) -> bytes:
-    """Return a rendered task with only the states that TES 1.0 has:
+def basic_differs(task: Task) -> bool:
+    """Tell whether BASIC leaves out anything of this task."""
+    contents = any(item.content is not None for item in task.request.inputs or ())
+    return contents or any(attempt.system_logs or _texts(attempt) for attempt in task.attempts)
 
-    CANCELING is shown as CANCELED.
-    """
-    head = document[:_HEAD_BYTES]
-    if _CANCELING not in head:
-        return document
-    return head.replace(_CANCELING, _CANCELED, 1) + document[_HEAD_BYTES:]
+
+def restated(document: bytes, shown: Mapping[bytes, bytes]) -> bytes:
+    """Return a rendered task with its state shown as another, where `shown` has one for it."""
+    start = document.index(_BEFORE_STATE) + len(_BEFORE_STATE)
+    end = document.index(b'"', start)
+    other = shown.get(document[start:end])
+    return document if other is None else document[:start] + other + document[end:]
+
+
+def _texts(attempt: Attempt) -> bool:
+    return any(text is not None for log in attempt.executors for text in (log.stdout, log.stderr))
 
 
 def _attempt(attempt: Attempt, *, full: bool) -> dict[str, Any]:

@@ -1,0 +1,54 @@
+"""The tables of the SQLite file.
+
+`task` is narrow, so that a walk along it touches few pages; what is given out whole lies in
+`document`. Lists are walked by `seq` from the newest end: each index that serves one ends in `seq`.
+"""
+
+from typing import Final
+
+APPLICATION_ID: Final = 0x54455350
+"""Marks the file as ours."""
+VERSION: Final = 1
+
+SCHEMA: Final = (
+    """CREATE TABLE task (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL,
+        state TEXT NOT NULL,
+        revision INTEGER NOT NULL,
+        owner TEXT,
+        name TEXT,
+        driver TEXT,
+        slot INTEGER,
+        claimed INTEGER NOT NULL,
+        untidy INTEGER NOT NULL,
+        minimal BLOB NOT NULL
+    )""",
+    "CREATE UNIQUE INDEX task_by_id ON task (id)",
+    "CREATE INDEX task_by_state ON task (state, seq)",
+    "CREATE INDEX task_by_owner ON task (owner, seq) WHERE owner IS NOT NULL",
+    "CREATE INDEX task_by_owner_and_state ON task (owner, state, seq) WHERE owner IS NOT NULL",
+    "CREATE INDEX task_by_name ON task (name, seq) WHERE name IS NOT NULL",
+    "CREATE UNIQUE INDEX task_by_slot ON task (slot) WHERE slot IS NOT NULL",
+    "CREATE INDEX task_claimed ON task (seq) WHERE claimed",
+    "CREATE INDEX task_untidy ON task (seq) WHERE untidy",
+    """CREATE TABLE document (
+        seq INTEGER PRIMARY KEY,
+        basic BLOB,
+        full BLOB NOT NULL,
+        task BLOB NOT NULL
+    )""",
+    """CREATE TABLE tag (
+        key TEXT NOT NULL,
+        value TEXT NOT NULL,
+        seq INTEGER NOT NULL,
+        PRIMARY KEY (key, value, seq)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX tag_by_key ON tag (key, seq)",
+    """CREATE TABLE driver (
+        id TEXT PRIMARY KEY,
+        beats INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {VERSION}",
+)
