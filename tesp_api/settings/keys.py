@@ -12,14 +12,8 @@ from tesp_api.settings.model import Keys
 
 PREFIX: Final = "TESP_"
 
-_NO_BEARER: Final = "bearer tokens are not checked by this version"
 IGNORED: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "pulsar.status.max_polls": "a task may run as long as it needs",
-        "oauth.allowed_issuers": _NO_BEARER,
-        "oauth.required_audience": _NO_BEARER,
-        "oauth.cache_jwks_ttl": _NO_BEARER,
-    }
+    {"pulsar.status.max_polls": "a task may run as long as it needs"}
 )
 """Keys of the reference implementation that are accepted without effect, each with the reason."""
 

@@ -54,7 +54,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
     layers = [*_file_layers(_files(path, environ), profile)]
     layers.append(Layer("the environment", environment.layer(environ)))
     tree = _merged(layers)
-    warnings = _without_effect(tree)
+    without_effect = _without_effect(tree)
     found = environment.mistakes(environ) + _two_stores(layers)
     try:
         keys = Keys.model_validate_json(json.dumps(tree, default=str))
@@ -62,7 +62,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] = os.environ) -> S
         found += mistakes.sentences(error, environ)
     if found:
         raise Misconfigured("\n".join(found))
-    return Settings(**dict(keys), profile=profile, warnings=warnings)
+    return Settings(**dict(keys), profile=profile, warnings=without_effect + _careless(keys))
 
 
 def _refuse_options_of_dynaconf(environ: Mapping[str, str]) -> None:
@@ -149,6 +149,16 @@ def _without_effect(tree: Tree) -> tuple[str, ...]:
         for name, reason in IGNORED.items()
         if _taken_out(tree, name)
     )
+
+
+def _careless(keys: Keys) -> tuple[str, ...]:
+    """Return a warning for what is allowed but hardly meant."""
+    if keys.oauth.enable and keys.oauth.required_audience is None:
+        return (
+            "`oauth.required_audience` is not given: tokens that the issuers made for any other "
+            "service are taken too.",
+        )
+    return ()
 
 
 def _taken_out(tree: Tree, name: str) -> bool:

@@ -17,6 +17,8 @@ from pydantic import (
     model_validator,
 )
 
+from tesp_api.domain.issuers import issuer_mistake
+
 
 def _none_if_blank(value: object) -> object:
     """Read an empty text as "not given", as the reference's settings file means it."""
@@ -46,6 +48,12 @@ def _amqp_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _issuer(value: str) -> str:
+    if mistake := issuer_mistake(value):
+        raise ValueError(f"it should {mistake}")
+    return value
+
+
 def _absolute(value: Path) -> Path:
     if not value.is_absolute():
         raise ValueError("it should be an absolute path")
@@ -58,6 +66,7 @@ Secret = Annotated[SecretStr | None, BLANK_IS_NONE]
 File = Annotated[Path | None, BLANK_IS_NONE]
 Directory = Annotated[Path, AfterValidator(_absolute)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Issuer = Annotated[str, AfterValidator(_issuer)]
 MongodbUri = Annotated[Annotated[SecretStr, AfterValidator(_mongodb_uri)] | None, BLANK_IS_NONE]
 AmqpUrl = Annotated[Annotated[SecretStr, AfterValidator(_amqp_url)] | None, BLANK_IS_NONE]
 Level = Annotated[
@@ -227,6 +236,14 @@ class Server(Section):
     """Whether each request is logged."""
 
 
+class Compat(Section):
+    """For clients that do not know all of TES."""
+
+    queued_as_initializing: bool = False
+    """Whether QUEUED is shown as INITIALIZING: Pulsar's own TES client, and so Galaxy where it
+    polls, takes QUEUED for a failure."""
+
+
 class Logging(Section):
     """The server's own log, on standard error."""
 
@@ -245,6 +262,8 @@ class BasicAuth(Section):
     """User name, without a colon."""
     password: SecretStr = SecretStr("")
     """Password."""
+    admin: bool = False
+    """Whether this user sees, and may cancel, everybody's tasks."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -259,7 +278,45 @@ class OAuth(Section):
     """Bearer tokens of OpenID Connect."""
 
     enable: bool = False
-    """Whether requests need a bearer token."""
+    """Whether requests need a bearer token (with `basic_auth.enable`: it or the password)."""
+    issuers: tuple[Issuer, ...] = ()
+    """Issuers whose tokens are taken, spelt as the tokens' claim `iss` does. No other is asked for
+    anything."""
+    allowed_issuers: tuple[Issuer, ...] = ()
+    """More of them, under the name that CESNET/tesp-api has for it."""
+    required_audience: Text = None
+    """What a token's claim `aud` must name. Without it a token is taken that the issuer made for
+    any other service."""
+    cache_jwks_ttl: float = Field(300, gt=0)
+    """How long an issuer's keys, and tokens once proven, are believed before they are looked at
+    again, in seconds."""
+    admins: tuple[str, ...] = ()
+    """Who sees, and may cancel, everybody's tasks: `issuer|subject`, the claims `iss` and `sub` of
+    their tokens."""
+    admin_claim: Text = None
+    """A claim (a text, or a list of texts) that tells who is an administrator; each listed issuer
+    is believed in that."""
+    admin_value: Text = None
+    """What `oauth.admin_claim` holds for an administrator."""
+    ca_file: File = None
+    """Certificates (PEM) to trust for issuers instead of the system's."""
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The issuers under both names."""
+        return tuple(dict.fromkeys(self.issuers + self.allowed_issuers))
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.enable and not self.trusted:
+            raise ValueError("`oauth.enable` needs `oauth.issuers`: whose tokens are to be taken")
+        if (self.admin_claim is None) != (self.admin_value is None):
+            raise ValueError("`oauth.admin_claim` and `oauth.admin_value` need each other")
+        if self.enable and any(name.partition("|")[0] not in self.trusted for name in self.admins):
+            raise ValueError(
+                "each of `oauth.admins` should be `issuer|subject`, with one of `oauth.issuers`"
+            )
+        return self
 
 
 class ServiceInfo(Section):
@@ -290,6 +347,7 @@ class Keys(Section):
     """Letters and digits that tell this installation's containers from those of others on the same
     engine; without it, made at the first start and kept in the store."""
     basic_auth: BasicAuth = BasicAuth()
+    compat: Compat = Compat()
     container: Container = Container()
     db: Db = Db()
     dispatch: Dispatch = Dispatch()

@@ -109,10 +109,8 @@ def test_the_references_file_is_taken_as_it_is_with_a_warning_for_each_key_witho
     assert loaded.logging.level == "DEBUG"
     assert [warning.split("`")[1] for warning in loaded.warnings] == [
         "pulsar.status.max_polls",
-        "oauth.allowed_issuers",
-        "oauth.required_audience",
-        "oauth.cache_jwks_ttl",
     ]
+    assert (loaded.oauth.required_audience, loaded.oauth.cache_jwks_ttl) == ("tesp-api", 300)
 
 
 def test_a_profile_inherits_what_it_does_not_say_also_within_a_section(file: Written) -> None:
@@ -454,3 +452,71 @@ def test_the_table_has_each_key_with_its_variable() -> None:
     for key in keys():
         assert f"| `{key.name}` | `{key.variable}` |" in table
     assert "`TESP_PULSAR__STATUS__POLL_INTERVAL` | `4` | Longest interval" in table
+
+
+# Bearer tokens.
+
+
+@pytest.mark.parametrize("key", ["issuers", "allowed_issuers"])
+def test_issuers_are_named_under_our_key_or_the_references(file: Written, key: str) -> None:
+    text = f"""[default]
+oauth.enable = true
+oauth.{key} = ["https://a.example/", "http://127.0.0.1:9/realm"]
+oauth.required_audience = "tes"
+"""
+    loaded = file.load(text)
+    assert loaded.oauth.trusted == ("https://a.example/", "http://127.0.0.1:9/realm")
+    assert loaded.warnings == ()
+
+
+def test_issuers_of_both_keys_count_once_and_come_from_the_environment_too(file: Written) -> None:
+    text = '[default]\noauth.issuers = ["https://a.example"]\n'
+    both = "https://a.example https://b.example"
+    loaded = file.load(text, TESP_OAUTH__ALLOWED_ISSUERS=both)
+    assert loaded.oauth.trusted == ("https://a.example", "https://b.example")
+
+
+def test_tokens_without_issuers_to_trust_stop_the_start(file: Written) -> None:
+    [line] = file.complaints("[default]\noauth.enable = true\noauth.allowed_issuers = []\n")
+    assert line == "`oauth.enable` needs `oauth.issuers`: whose tokens are to be taken."
+
+
+@pytest.mark.parametrize(
+    ("issuer", "should"),
+    [
+        ("http://issuer.example", "begin with https://; http:// is for loopback addresses only"),
+        (
+            "issuer.example",
+            "be a URL that begins with https:// and names a host, without user, query, fragment",
+        ),
+    ],
+)
+def test_an_issuer_that_cannot_be_asked_safely_stops_the_start(
+    file: Written, issuer: str, should: str
+) -> None:
+    [line] = file.complaints(f'[default]\noauth.issuers = ["{issuer}"]\n')
+    assert line == f'`oauth.issuers[0]` is "{issuer}", but it should {should}.'
+
+
+def test_tokens_for_any_audience_are_allowed_with_a_warning(file: Written) -> None:
+    loaded = file.load('[default]\noauth.enable = true\noauth.issuers = ["https://a.example"]\n')
+    [warning] = loaded.warnings
+    assert warning.startswith("`oauth.required_audience` is not given")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('oauth.admin_claim = "groups"', "`oauth.admin_claim` and `oauth.admin_value` need"),
+        ('oauth.admin_value = "admins"', "`oauth.admin_claim` and `oauth.admin_value` need"),
+        ('oauth.admins = ["alice"]', "each of `oauth.admins` should be `issuer|subject`"),
+        ('oauth.admins = ["https://b.example|alice"]', "each of `oauth.admins` should be"),
+        ("oauth.cache_jwks_ttl = 0", "`oauth.cache_jwks_ttl` is 0"),
+    ],
+)
+def test_half_a_rule_for_administrators_stops_the_start(
+    file: Written, text: str, complaint: str
+) -> None:
+    enabled = '[default]\noauth.enable = true\noauth.issuers = ["https://a.example"]\n'
+    [line] = file.complaints(enabled + text + "\n")
+    assert line.startswith(complaint)
