@@ -18,7 +18,8 @@ class _Entry:
 class Agenda:
     """Due times by task, on the clock's monotonic seconds. Each task stands in it at most once.
 
-    One waiting `next` is woken when something becomes due earlier than it waits for.
+    Of those who wait in `next` one at a time watches the clock: it is woken when something becomes
+    due earlier than it waits for, and the others sleep on.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -26,6 +27,7 @@ class Agenda:
         self._heap: list[_Entry] = []
         self._entries: dict[TaskId, _Entry] = {}
         self._sooner = asyncio.Event()
+        self._turn = asyncio.Lock()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -47,27 +49,21 @@ class Agenda:
 
     async def next(self) -> TaskId:
         """Wait for the next due task and take it off."""
-        while True:
-            self._sooner.clear()
-            wait = self._wait()
-            if wait is not None and wait <= 0:
-                entry = heapq.heappop(self._heap)
-                if entry.live:
-                    del self._entries[entry.task_id]
-                    return entry.task_id
-                continue
-            await self._until_sooner(wait)
+        async with self._turn:
+            while (task_id := self._take_due()) is None:
+                self._sooner.clear()
+                await self._clock.wait(self._sooner, self._until_first())
+            return task_id
 
-    def _wait(self) -> float | None:
-        """Return the seconds until the first entry, 0 for a dead one; None if there is none."""
-        if not self._heap:
-            return None
-        first = self._heap[0]
-        return first.due - self._clock.monotonic() if first.live else 0.0
+    def _take_due(self) -> TaskId | None:
+        """Take the first task off, if it is due, and dropped ones before it."""
+        now = self._clock.monotonic()
+        while self._heap and (not self._heap[0].live or self._heap[0].due <= now):
+            entry = heapq.heappop(self._heap)
+            if entry.live:
+                del self._entries[entry.task_id]
+                return entry.task_id
+        return None
 
-    async def _until_sooner(self, wait: float | None) -> None:
-        try:
-            async with asyncio.timeout(wait):
-                await self._sooner.wait()
-        except TimeoutError:
-            return
+    def _until_first(self) -> float | None:
+        return self._heap[0].due - self._clock.monotonic() if self._heap else None

@@ -12,12 +12,12 @@ from typing import Final
 
 import uvicorn
 
-from tesp_api import __version__
-from tesp_api.domain.errors import Misconfigured, Unreachable
+from tesp_api import __version__, check
+from tesp_api.domain.errors import Misconfigured, StoreUnreachable
 from tesp_api.local import engines, example
 from tesp_api.local.own_pulsar import OwnPulsar
 from tesp_api.settings import Settings, load, masked, table
-from tesp_api.tesp_api import Server, build, configure_log, make_runner, make_store
+from tesp_api.tesp_api import Server, build, configure_log
 
 SHUTDOWN_S: Final = 10
 STARTED_POLL_S: Final = 0.02
@@ -52,8 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
     serve = commands.add_parser("serve", help="the API, with the store and Pulsar of the settings")
     serve.set_defaults(command=_serve)
-    check = commands.add_parser("check", help="show the settings and try what they name")
-    check.set_defaults(command=_check)
+    checked = commands.add_parser("check", help="show the settings and try what they name")
+    checked.add_argument("--image", default=example.IMAGE, help="what to run at Pulsar")
+    checked.set_defaults(command=_check)
     keys = commands.add_parser("settings", help="print the table of all settings")
     keys.set_defaults(command=_print_settings)
     return parser
@@ -65,9 +66,16 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(_chosen: argparse.Namespace) -> int:
     settings = load()
     configure_log(settings)
-    server = _http_server(settings, build(settings))
+    server = _http_server(settings, await _opened(build(settings)))
     await server.serve(sockets=[_listen(settings.server.host, settings.server.port)])
     return 0 if server.started else 1
+
+
+async def _opened(server: Server) -> Server:
+    """Open the store early, so that one that can never be used is told as a sentence."""
+    with contextlib.suppress(StoreUnreachable):  # weather: the application waits for it
+        await server.store.open()
+    return server
 
 
 def _http_server(settings: Settings, server: Server) -> uvicorn.Server:
@@ -88,47 +96,21 @@ def _listen(host: str, port: int) -> socket.socket:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except OSError as error:
-        reason = error.strerror or error
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise Misconfigured(f"Cannot listen on {host} port {port}: {reason}.") from error
 
 
 # --- check ---
 
 
-async def _check(_chosen: argparse.Namespace) -> int:
+async def _check(chosen: argparse.Namespace) -> int:
     settings = load()
     for name, value in masked(settings).items():
         print(f"{name} = {value}")
     print()
     for warning in settings.warnings:
         print(f"warning  {warning}")
-    results = [await _check_store(settings), await _check_pulsar(settings)]
-    return 0 if all(results) else 1
-
-
-async def _check_store(settings: Settings) -> bool:
-    store = make_store(settings)
-    try:
-        await store.open()
-    except (Misconfigured, Unreachable) as error:
-        print(f"store    {error} Check db.mongodb_uri or db.sqlite_path.")
-        return False
-    await store.close()
-    print("store    answers")
-    return True
-
-
-async def _check_pulsar(settings: Settings) -> bool:
-    runner = make_runner(settings)
-    try:
-        version = await runner.ping()
-    except Unreachable as error:
-        print(f"Pulsar   {error} Check pulsar.url, pulsar.private_token, and that Pulsar runs.")
-        return False
-    finally:
-        await runner.close()
-    print(f"Pulsar   {runner.name} answers, version {version}")
-    return True
+    return 0 if await check.neighbours(settings, chosen.image) else 1
 
 
 async def _print_settings(_chosen: argparse.Namespace) -> int:
@@ -149,7 +131,7 @@ async def _run(chosen: argparse.Namespace) -> int:
     environment = _environment(data, files, pulsar, choice.kind)
     settings = load(environ=environment)
     configure_log(settings)
-    server = build(settings)
+    server = await _opened(build(settings))
     async with contextlib.AsyncExitStack() as stack:
         await pulsar.start()
         stack.push_async_callback(pulsar.stop)

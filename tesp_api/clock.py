@@ -1,6 +1,7 @@
 """The machine's time."""
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 
@@ -19,3 +20,9 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
+        """Wait until `event` is set, but no longer than `seconds`; None is for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()

@@ -7,7 +7,7 @@ empty `Drive`: a restart, a crash and the death of another process are the same 
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from tesp_api.domain.task import Task, TaskId
 from tesp_api.domain.tes import State
 from tesp_api.duties import Drive, Duties, next_job_id
 from tesp_api.lease import Lease
-from tesp_api.ports import Clock, TaskStore
+from tesp_api.ports import Clock, Glance, TaskStore
 
 WORKERS: Final = 12
 """Steps under way at once; Pulsar's web server works on four requests at a time."""
@@ -68,7 +68,7 @@ class Dispatcher:
         self._slots: dict[TaskId, int] = {}
         self._others_slots: frozenset[int] = frozenset()
         self._work = asyncio.Event()
-        self._canceled = asyncio.Event()
+        self._leased = asyncio.Event()
         self._stopping = False
 
     def new_task(self) -> None:
@@ -77,19 +77,15 @@ class Dispatcher:
 
     def changed(self, task_id: TaskId) -> None:
         """Say that a client has changed this task."""
-        drive = self._drives.get(task_id)
-        if drive is None:
-            self._canceled.set()
-        else:
-            drive.job = None
-            self._at_once(drive)
+        self._at_once(self._drives.setdefault(task_id, Drive(task_id=task_id)))
 
     async def run(self) -> None:
         """Work until `stop`; raises nothing but what cancels it."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat(self._keep_lease, self._lease.renewal_s), name="lease")
+            await self._leased.wait()
             group.create_task(self._repeat(self._claim, TICK_S, self._work), name="claim")
-            group.create_task(self._repeat(self._hear_cancels, TICK_S, self._canceled))
+            group.create_task(self._repeat(self._hear_cancels, TICK_S), name="cancels")
             group.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep")
             for number in range(WORKERS):
                 group.create_task(self._work_on(), name=f"worker {number}")
@@ -122,11 +118,7 @@ class Dispatcher:
                 logger.warning("{}: {}", step.__name__.strip("_"), error)
             except Exception:  # noqa: BLE001 - the edge of a loop that must not end
                 logger.exception("bug in {}", step.__name__)
-            try:
-                async with asyncio.timeout(pause_s):
-                    await wake.wait()
-            except TimeoutError:
-                continue
+            await self._clock.wait(wake, pause_s)
 
     # --- whose work it is ---
 
@@ -135,82 +127,95 @@ class Dispatcher:
 
         A claim whose save had an unknown outcome is one's own and in no drive: it is found here.
         """
+        claimed = await self._store.driven(None, CLAIMED)
         await self._lease.renew()
-        self._others_slots = await self._store.slots() - frozenset(self._slots.values())
-        strays = [
-            glance.id
-            for glance in await self._store.driven(None, CLAIMED)
-            if glance.id not in self._drives
-            and (glance.driver == self._lease.driver or self._lease.dead(glance.driver))
-        ]
-        await asyncio.gather(*(self._take_up(stray) for stray in strays))
+        await self._take_up(claimed)
         await self._lease.bury()
+        await self._learn_slots()
+        self._leased.set()
         self._work.set()
 
-    async def _take_up(self, task_id: TaskId) -> None:
-        """Drive a task that nobody drives, unless it has found a driver meanwhile."""
-        task = await self._store.get(task_id)
-        if task is not None and task.driver == self._lease.driver:
-            self._take(task)
-        elif task is not None and self._lease.dead(task.driver):
-            mine = lifecycle.adopt(task, self._lease.driver)
-            with contextlib.suppress(Stale):
-                await self._store.save(mine)
-                logger.info("task adopted", task=task_id, state=task.state)
-                self._take(mine)
+    async def _take_up(self, seen: Iterable[Glance]) -> None:
+        """Drive what nobody drives; `seen` is older than the last renewal of the lease."""
+        orphans = []
+        for glance in seen:
+            if self._lease.dead(glance.driver):
+                orphans.append(glance)
+            elif glance.driver == self._lease.driver and not self._knows(glance.id):
+                self.changed(glance.id)
+        await asyncio.gather(*map(self._adopt, orphans))
+
+    def _knows(self, task_id: TaskId) -> bool:
+        return task_id in self._drives or task_id in self._slots
+
+    async def _adopt(self, glance: Glance) -> None:
+        task = await self._store.get(glance.id)
+        if task is None or task.driver != glance.driver:
+            return
+        mine = lifecycle.adopt(task, self._lease.driver)
+        with contextlib.suppress(Stale):
+            await self._store.save(mine)
+            logger.info("task adopted", task=task.id, state=task.state)
+            self._take(mine)
+
+    async def _learn_slots(self) -> None:
+        before = frozenset(self._slots.values())
+        held = await self._store.slots()
+        self._others_slots = held - before - frozenset(self._slots.values())
 
     async def _claim(self) -> None:
         """Take queued tasks, oldest first, as long as Pulsar has places for them."""
         while self._lease.held and (free := self._free_slots()):
             queued = await self._store.queued(min(len(free), BATCH))
-            pairs = zip(queued, free, strict=False)
-            taken = await asyncio.gather(*(self._claim_one(task, slot) for task, slot in pairs))
-            if not any(taken):
+            if not queued:
                 return
+            pairs = zip(queued, free, strict=False)
+            await asyncio.gather(*(self._claim_one(task, slot) for task, slot in pairs))
 
     def _free_slots(self) -> list[int]:
         held = self._others_slots | frozenset(self._slots.values())
         return [slot for slot in range(self._limits.max_jobs) if slot not in held]
 
-    async def _claim_one(self, task: Task, slot: int) -> bool:
+    async def _claim_one(self, task: Task, slot: int) -> None:
         claimed = Claimed(
             at=self._clock.now(), job=next_job_id(task), slot=slot, driver=self._lease.driver
         )
         mine = lifecycle.advance(task, claimed)
+        self._slots[task.id] = slot  # known as ours before it can be seen in the store
         try:
             await self._save(task, mine)
+            self._take(mine, doubt=False)
         except Stale:
-            return True  # a cancel came first: there may be others to take
+            logger.debug("claim came too late", task=task.id)
         except SlotTaken:
             self._others_slots |= {slot}
-            return True
-        self._take(mine, doubt=False)
-        return True
+        finally:
+            if task.id not in self._drives:
+                self._slots.pop(task.id, None)
 
     async def _hear_cancels(self) -> None:
-        """Notice cancels by other processes, and of tasks between two attempts."""
+        """Notice cancels that another process has written."""
+        if self._store.sole:
+            return
         for glance in await self._store.driven(self._lease.driver, frozenset({State.CANCELING})):
             drive = self._drives.get(glance.id)
-            if drive is None:
-                await self._take_up(glance.id)
-            elif drive.killed_at is None:
+            if drive is None or drive.state is not State.CANCELING:
                 self.changed(glance.id)
 
     async def _sweep(self) -> None:
         """Take up ended tasks whose clean-up nobody drives."""
-        if not self._lease.held:
-            return
         after = 0
         while page := await self._store.untidy(BATCH, after):
-            for after, task_id in page:  # noqa: B007 - the last one is where the next page begins
-                if task_id not in self._drives:
-                    await self._take_up(task_id)
+            after = page[-1][0]
+            alone = [task_id for _, task_id in page if task_id not in self._drives]
+            tasks = [task for task_id in alone if (task := await self._store.get(task_id))]
+            await self._lease.renew()
+            await self._take_up(
+                Glance(id=task.id, state=task.state, driver=task.driver) for task in tasks
+            )
 
     def _take(self, task: Task, *, doubt: bool = True) -> None:
-        if task.id in self._drives:
-            return
-        drive = Drive(task_id=task.id, since=self._clock.monotonic(), doubt=doubt)
-        self._drives[task.id] = drive
+        self._drives[task.id] = Drive(task_id=task.id, doubt=doubt)
         if task.slot is not None:
             self._slots[task.id] = task.slot
         self._agenda.put(task.id, 0.0)
@@ -227,6 +232,7 @@ class Dispatcher:
         if drive.busy:
             drive.again = True
         else:
+            drive.job = None  # the store has news, so Pulsar is not asked first
             self._agenda.put(drive.task_id, 0.0)
 
     async def _work_on(self) -> None:
@@ -237,25 +243,34 @@ class Dispatcher:
             drive.busy, drive.again = True, False
             delay = await self._attend(drive)
             drive.busy = False
-            if delay is None:
-                self._drop(drive.task_id)
-            else:
-                self._agenda.put(drive.task_id, 0.0 if drive.again else delay)
+            self._go_on(drive, delay)
+
+    def _go_on(self, drive: Drive, delay: float | None) -> None:
+        if self._drives.get(drive.task_id) is not drive:
+            return  # claimed anew meanwhile: another drive has it
+        if drive.again:
+            self._at_once(drive)
+        elif delay is None:
+            self._drop(drive.task_id)
+        else:
+            self._agenda.put(drive.task_id, delay)
 
     async def _attend(self, drive: Drive) -> float | None:
         """Do one step, whatever happens; return when to do the next, None if there is none."""
         try:
-            if not self._lease.held:
-                return TICK_S
+            return await self._try(drive) if self._lease.held else TICK_S
+        except Exception:  # noqa: BLE001 - the edge of the loop: one task's bug is not its neighbours'
+            logger.exception("bug in a step", task=drive.task_id)
+            return BUG_S
+
+    async def _try(self, drive: Drive) -> float | None:
+        try:
             delay = await self._step(drive)
         except Stale:
             drive.job = None
             return 0.0
         except Unreachable as error:
             return await self._weather(drive, error)
-        except Exception:  # noqa: BLE001 - the edge of the loop: one task's bug is not its neighbours'
-            logger.exception("bug in a step", task=drive.task_id)
-            return BUG_S
         drive.failures, drive.troubled_since, drive.noted = 0, None, False
         return delay
 
@@ -263,17 +278,19 @@ class Dispatcher:
         if await self._duties.nothing_new(drive):
             return self._pace(drive)
         task = await self._store.get(drive.task_id)
-        while task is not None and task.driver in (self._lease.driver, None):
+        while task is not None and task.driver == self._lease.driver:
+            drive.entered(task.state, self._clock.monotonic())
             if task.state is State.QUEUED or (task.state in TERMINAL and not task.leftovers):
                 return None
             after = await self._duties.step(task, drive)
             if after is None:
                 return self._pace(drive)
-            await self._save(task, after)
-            if after.state is not task.state:
-                drive.since = self._clock.monotonic()
-            if task.state is State.INITIALIZING and after.state is State.INITIALIZING:
+            await self._save(task, lifecycle.doubt(after) if drive.doubt else after)
+            drive.entered(after.state, self._clock.monotonic())
+            if after.state is State.INITIALIZING:
                 return FIRST_LOOK_S
+            if after.state is State.RUNNING:
+                return self._pace(drive)
             task = after
         return None
 
@@ -296,7 +313,8 @@ class Dispatcher:
         now = self._clock.monotonic()
         drive.failures += 1
         drive.doubt = True
-        drive.troubled_since = drive.troubled_since or now
+        if drive.troubled_since is None:
+            drive.troubled_since = now
         lasted = now - drive.troubled_since
         if lasted > TELL_AFTER_S and not drive.noted:
             logger.warning("task waits: {}", error, task=drive.task_id)
@@ -312,9 +330,9 @@ class Dispatcher:
         if not ended and (drive.noted or lasted <= TELL_AFTER_S):
             return
         task = await self._store.get(drive.task_id)
-        if task is None or task.state in TERMINAL or not task.attempts:
-            return
-        if ended and task.state is not State.CANCELING:
+        if task is None or task.driver != self._lease.driver or task.state in TERMINAL:
+            drive.noted = True
+        elif ended and task.state is not State.CANCELING:
             reason = f"Given up after {lasted:.0f} s (dispatch.patience_s): {error}"
             await self._save(
                 task, lifecycle.advance(task, Broke(at=self._clock.now(), reason=reason))

@@ -5,12 +5,12 @@ later. It raises Unreachable when the other side did not answer: the same step a
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from tesp_api.domain import lifecycle, plan
-from tesp_api.domain.errors import RunnerUnreachable
+from tesp_api.domain.errors import OutOfReach, RunnerUnreachable
 from tesp_api.domain.lifecycle import (
     TERMINAL,
     Broke,
@@ -24,7 +24,7 @@ from tesp_api.domain.lifecycle import (
     Succeeded,
 )
 from tesp_api.domain.report import Report, Verdict, unframe
-from tesp_api.domain.task import Job, JobId, Purpose, Task, TaskId
+from tesp_api.domain.task import Job, JobId, Task, TaskId
 from tesp_api.domain.tes import State
 from tesp_api.ports import Clock, JobRunner, Phase, Sighting, Storage, Traces
 
@@ -33,10 +33,15 @@ OVER: Final = frozenset({Phase.ENDED, Phase.FAILED, Phase.KILLED, Phase.UNKNOWN}
 CONFIRM_LOST_S: Final = 2.0
 """Pulsar may say `lost` for a moment; it has to say so for this long."""
 RESUBMIT_S: Final = 30.0
+KILL_AGAIN_S: Final = 15.0
+"""A kill may meet a job that is just being started, and miss it."""
+REAP_AGAIN_S: Final = 30.0
+"""After the first failed reaper; after the second four times that, and so on in squares."""
 WATCHDOG_S: Final = 15.0
 """The runner's watchdog is gone ten seconds after the runner; after this it is not waited for."""
-PULSE_MIN_S: Final = 30.0
-PULSE_MAX_S: Final = 300.0
+PULSE_SHARE: Final = 0.1
+"""The runner's own word is read first after this share of the silence that is borne, then more
+seldom, at last as often as the silence lasts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +66,9 @@ class Drive:
     """
 
     task_id: TaskId
-    since: float
-    """When the present state was entered, for pacing."""
+    state: State | None = None
+    since: float = 0.0
+    """When this driver first saw the task in `state`."""
     doubt: bool = True
     """Whether a call of unknown outcome, or an unknown past, lies behind."""
     job: JobId | None = None
@@ -72,16 +78,22 @@ class Drive:
     phase: Phase | None = None
     phase_since: float = 0.0
     pulse: str | None = None
-    pulse_since: float = 0.0
+    pulse_since: float | None = None
     pulse_checked: float = 0.0
     killed_at: float | None = None
-    was_lost: bool = False
+    why: str | None = None
+    """What the job died of, as first seen: after our own kill Pulsar tells only of that."""
     reaping: JobId | None = None
     failures: int = 0
     troubled_since: float | None = None
     noted: bool = False
     busy: bool = False
     again: bool = False
+
+    def entered(self, state: State, now: float) -> None:
+        """Remember the state and since when."""
+        if state is not self.state:
+            self.state, self.since = state, now
 
     def saw(self, phase: Phase, now: float) -> None:
         """Remember what Pulsar says and since when."""
@@ -114,7 +126,13 @@ class Duties:
         }
 
     async def step(self, task: Task, drive: Drive) -> Task | None:
-        """Do what the task's state asks for."""
+        """Do what the task's state asks for; no step reaches what the storage cannot."""
+        try:
+            return await self._duty(task, drive)
+        except OutOfReach as error:
+            return lifecycle.advance(task, Broke(at=self._clock.now(), reason=str(error)))
+
+    async def _duty(self, task: Task, drive: Drive) -> Task | None:
         match task.state:
             case State.INITIALIZING if not _run_job(task).submitted:
                 return await self._start(task, drive)
@@ -180,7 +198,8 @@ class Duties:
         if drive.phase is not Phase.RUNNING:
             return False
         now = self._clock.monotonic()
-        pause = min(max((now - drive.phase_since) / 4, PULSE_MIN_S), PULSE_MAX_S)
+        silence_s = self._policy.silence_s
+        pause = min(max((now - drive.phase_since) / 4, silence_s * PULSE_SHARE), silence_s)
         return now - max(drive.pulse_checked, drive.phase_since) > pause
 
     async def _feel_pulse(self, task: Task, drive: Drive) -> Task | None:
@@ -190,7 +209,7 @@ class Duties:
         traces = await self._runner.settle(job.id)
         if report := unframe(traces.report or "", job.id):
             return self._judge(task, report)
-        if traces.heartbeat != drive.pulse or not drive.pulse_since:
+        if traces.heartbeat != drive.pulse or drive.pulse_since is None:
             drive.pulse, drive.pulse_since = traces.heartbeat, now
         if drive.killed_at is None and now - drive.pulse_since < self._policy.silence_s:
             return None
@@ -205,7 +224,6 @@ class Duties:
         return await self._mourn(task, drive, _epitaph(seen))
 
     async def _on_lost(self, task: Task, drive: Drive, _seen: Sighting) -> Task | None:
-        drive.was_lost = True
         if self._clock.monotonic() - drive.phase_since < CONFIRM_LOST_S:
             return None
         return await self._mourn(task, drive, "Pulsar no longer knows it")
@@ -224,13 +242,14 @@ class Duties:
 
     async def _mourn(self, task: Task, drive: Drive, why: str) -> Task | None:
         """End a job that died without a report, once nothing of it can come any more."""
+        drive.why = drive.why or why
         buried = await self._bury(task, drive)
         if not isinstance(buried, Traces):
             return buried
         job = _run_job(task)
         if report := unframe(buried.report or "", job.id):
             return self._judge(task, report)
-        return lifecycle.advance(task, self._obituary(task, buried, why))
+        return lifecycle.advance(task, self._obituary(task, buried, drive.why))
 
     def _obituary(self, task: Task, traces: Traces, why: str) -> Ended:
         at, host = self._clock.now(), self._runner.name
@@ -264,28 +283,24 @@ class Duties:
         """
         job = _run_job(task)
         if drive.killed_at is None:
-            drive.was_lost |= job.submitted and not await self._is_under_way(job.id)
+            if job.submitted and not _reapers(task) and not await self._is_under_way(job.id):
+                # Lost. Kept before the kill, which makes the id known to Pulsar again.
+                return lifecycle.reap(task, next_job_id(task), self._clock.now())
             await self._runner.kill(job.id)
             drive.killed_at = self._clock.monotonic()
-        seen = await self._runner.look(job.id)
-        if seen.phase not in OVER:
+        for_s = self._clock.monotonic() - drive.killed_at
+        if (await self._runner.look(job.id)).phase not in OVER:
+            if for_s > KILL_AGAIN_S:
+                drive.killed_at = None
             return None
         traces = await self._runner.settle(job.id)
-        if unframe(traces.report or "", job.id) or self._is_at_rest(traces, drive):
+        if unframe(traces.report or "", job.id) or _is_at_rest(task, traces):
             return traces
-        patience = 0.0 if drive.was_lost else WATCHDOG_S
-        if self._clock.monotonic() - drive.killed_at < patience:
-            return None
-        return await self._reap(task, drive, traces)
-
-    def _is_at_rest(self, traces: Traces, drive: Drive) -> bool:
-        if traces.watch is None:
-            return not drive.was_lost
-        return traces.watch.startswith("reaped")
+        return await self._reap(task, drive, traces) if for_s >= _patience_s(task) else None
 
     async def _reap(self, task: Task, drive: Drive, traces: Traces) -> Traces | Task | None:
         """Have a job of ours clean up after the run job; `traces` comes back when it has."""
-        reaper = next((job for job in task.leftovers if job.purpose is Purpose.REAP), None)
+        reaper = next((job for job in _reapers(task) if not job.forgotten), None)
         if reaper is None:
             return lifecycle.reap(task, next_job_id(task), self._clock.now())
         if drive.reaping != reaper.id:
@@ -304,8 +319,7 @@ class Duties:
 
     async def _tidy(self, task: Task, drive: Drive) -> Task | None:
         """Remove an ended task from Pulsar; a job whose calls were unsure only later."""
-        ended_at = task.attempts[-1].ended_at if task.attempts else None
-        age = (self._clock.now() - (ended_at or task.created_at)).total_seconds()
+        age = self._clock.monotonic() - drive.since
         gone: list[JobId] = []
         for job in task.leftovers:
             if job.unsure and age < self._policy.quarantine_s:
@@ -318,6 +332,8 @@ class Duties:
         ended = job.id == drive.job and drive.phase is Phase.ENDED
         if not ended and (await self._runner.look(job.id)).phase not in OVER:
             await self._runner.kill(job.id)
+            if (await self._runner.look(job.id)).phase not in OVER:
+                raise RunnerUnreachable(f"Pulsar could not yet end {job.id}.")
         await self._runner.forget(job.id)
         if (await self._runner.look(job.id)).phase is not Phase.UNKNOWN:
             raise RunnerUnreachable(f"Pulsar could not yet remove the directory of {job.id}.")
@@ -334,10 +350,37 @@ def _run_job(task: Task) -> Job:
     return job
 
 
+def _reapers(task: Task) -> Sequence[Job]:
+    """Return the jobs that were claimed to clean up after the run job of this attempt."""
+    return task.jobs[task.jobs.index(_run_job(task)) + 1 :]
+
+
+def _patience_s(task: Task) -> float:
+    """Return how long after the kill a reaper is due: at once for a lost job, which has one."""
+    reapers = _reapers(task)
+    if not reapers:
+        return WATCHDOG_S
+    return REAP_AGAIN_S * sum(job.forgotten for job in reapers) ** 2
+
+
+def _is_at_rest(task: Task, traces: Traces) -> bool:
+    """Whether the runner left nothing.
+
+    Its watchdog is up before the first container is asked for. So no trace of one is proof, unless
+    the traces themselves were lost, which is when there is a reaper.
+    """
+    if traces.watch is None:
+        return not _reapers(task)
+    return traces.watch.startswith("reaped")
+
+
 def _executors_begun(traces: Traces, task: Task) -> bool:
-    """Whether an executor may have started; without a journal, whether the job was seen running."""
+    """Whether an executor may have started.
+
+    The journal says so before one does. Where all files were lost: was the job seen running?
+    """
     if traces.journal is None:
-        return task.state is State.RUNNING and traces.watch is not None
+        return task.state is State.RUNNING and traces.watch is None and bool(_reapers(task))
     events = (_event(line) for line in traces.journal.splitlines())
     return any(event == "executor_start" for event in events)
 
@@ -355,6 +398,6 @@ def _epitaph(seen: Sighting) -> str:
         case Phase.FAILED:
             return f"Pulsar could not run it ({last[0]})"
         case Phase.KILLED:
-            return "it was cancelled at Pulsar by somebody else"
+            return "it was cancelled at Pulsar, and not by a client of this server"
         case _:
             return f"exit status {seen.exit_code}, {last[0]}"

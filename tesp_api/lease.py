@@ -49,8 +49,12 @@ class Lease:
         }
 
     def dead(self, driver: DriverId | None) -> bool:
-        """Whether what this driver left may be taken over. Unlisted drivers have ended."""
-        if driver == self.driver:
+        """Whether what this driver left may be taken over. Unlisted drivers have ended.
+
+        That holds of drivers seen on a task before the last `renew`: each beats before it claims.
+        Who has not looked for long, or never, cannot tell and takes nobody for dead.
+        """
+        if driver == self.driver or not self.held:
             return False
         if self._store.sole or driver is None or driver not in self._others:
             return True

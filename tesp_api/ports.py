@@ -1,5 +1,6 @@
 """What the core asks of the world: one Protocol per neighbour, satisfied by shape."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -192,10 +193,13 @@ class Storage(Protocol):
         """Return why this URL cannot be served, as a sentence, or None if it can."""
 
     def fetch_order(self, item: Input) -> Mapping[str, Any]:
-        """Return how the node gets this input, in the runner's form (see `runner`)."""
+        """Return how the node gets this input, in the runner's form (see `runner`).
+
+        Raises OutOfReach where the server has no way there.
+        """
 
     def send_order(self, item: Output) -> Mapping[str, Any]:
-        """Return how the node sends this output."""
+        """Return how the node sends this output. Raises OutOfReach."""
 
     def served(self) -> Sequence[str]:
         """Return what service-info lists as storage."""
@@ -212,3 +216,6 @@ class Clock(Protocol):
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
+
+    async def wait(self, event: asyncio.Event, seconds: float | None) -> None:
+        """Wait until `event` is set, but no longer than `seconds`; None is for ever."""

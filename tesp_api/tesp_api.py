@@ -7,9 +7,11 @@ settings.
 import asyncio
 import hashlib
 import secrets
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI
@@ -18,26 +20,37 @@ from loguru import logger
 from tesp_api import __version__, log
 from tesp_api.api.app import create_app
 from tesp_api.api.service_info import ServiceInfo
-from tesp_api.auth import Authenticator, BasicAuthentication, NoAuthentication
+from tesp_api.auth import (
+    Authenticator,
+    BasicAuthentication,
+    BearerAuthentication,
+    Discovery,
+    EitherAuthentication,
+    Issuer,
+    NoAuthentication,
+    Terms,
+    Way,
+)
 from tesp_api.clock import SystemClock
 from tesp_api.dispatcher import Dispatcher, Limits
-from tesp_api.domain.errors import Misconfigured
+from tesp_api.domain.errors import Misconfigured, StoreUnreachable
 from tesp_api.domain.plan import Engine, Site
 from tesp_api.domain.rules import Policy as Rules
 from tesp_api.domain.task import DriverId, TaskId
 from tesp_api.duties import Duties, Policy
 from tesp_api.lease import Lease
-from tesp_api.ports import JobRunner, TaskStore
+from tesp_api.ports import Clock, JobRunner, TaskStore
 from tesp_api.pulsar.rest import RestRunner
 from tesp_api.service import Service
 from tesp_api.settings import Settings, load, secret_values
-from tesp_api.storage import FileScheme, HttpScheme, UrlStorage
+from tesp_api.storage import FileScheme, HttpScheme, UnconfiguredScheme, UrlStorage
 from tesp_api.store.mongo import MongoStore
 from tesp_api.store.sqlite import SqliteStore
 
 ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 ID_LENGTH: Final = 24
 INSTANCE_LENGTH: Final = 10
+STORE_RETRY_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +71,11 @@ def build(settings: Settings) -> Server:
     clock = SystemClock()
     store = make_store(settings)
     runner = make_runner(settings)
-    storage = UrlStorage(HttpScheme(), FileScheme(map(str, settings.storage.file.roots)))
+    storage = UrlStorage(
+        HttpScheme(),
+        FileScheme(map(str, settings.storage.file.roots)),
+        UnconfiguredScheme("s3", "gs", "ftp", "ftps"),
+    )
     site = make_site(settings)
     dispatcher = Dispatcher(
         store,
@@ -87,8 +104,8 @@ def build(settings: Settings) -> Server:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await store.open()
-        driving = asyncio.create_task(dispatcher.run(), name="dispatcher")
+        work = _drive(store, dispatcher, clock, opened=await _open(store))
+        driving = asyncio.create_task(work, name="dispatcher")
         try:
             yield
         finally:
@@ -98,13 +115,14 @@ def build(settings: Settings) -> Server:
 
     app = create_app(
         service,
-        _authenticator(settings),
+        make_authenticator(settings, clock),
         _info(settings, storage),
         lifespan=lifespan,
         page_key=_identity(settings).encode(),
         body_bytes=settings.limits.body_bytes,
         hosts=settings.server.allowed_hosts,
         origins=settings.server.allowed_origins,
+        queued_as_initializing=settings.compat.queued_as_initializing,
     )
     return Server(app=app, store=store, runner=runner)
 
@@ -119,6 +137,24 @@ def configure_log(settings: Settings) -> None:
     )
     for warning in settings.warnings:
         logger.warning(warning)
+
+
+async def _drive(store: TaskStore, dispatcher: Dispatcher, clock: Clock, *, opened: bool) -> None:
+    """Dispatch as soon as the store answers; requests are told 503 until then."""
+    while not opened:
+        await clock.sleep(STORE_RETRY_S)
+        opened = await _open(store)
+    await dispatcher.run()
+
+
+async def _open(store: TaskStore) -> bool:
+    """Return whether the store could be opened. Raises Misconfigured where it never can."""
+    try:
+        await store.open()
+    except StoreUnreachable as error:
+        logger.warning("waiting for the store: {}", error)
+        return False
+    return True
 
 
 def make_store(settings: Settings) -> TaskStore:
@@ -173,10 +209,6 @@ def _refuse_what_is_not_served(settings: Settings) -> None:
         raise Misconfigured(
             "`pulsar.amqp_url` is set, but this version reaches Pulsar by REST only."
         )
-    if settings.oauth.enable:
-        raise Misconfigured(
-            "`oauth.enable` is set, but this version has Basic authentication only."
-        )
 
 
 def _policy(settings: Settings) -> Policy:
@@ -189,11 +221,36 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _authenticator(settings: Settings) -> Authenticator:
+def make_authenticator(settings: Settings, clock: Clock) -> Authenticator:
+    """Return who lets in whom the settings say; no issuer is asked before a token comes."""
+    ways: list[Way] = []
     basic = settings.basic_auth
-    if not basic.enable:
-        return NoAuthentication()
-    return BasicAuthentication(basic.username, basic.password.get_secret_value())
+    if basic.enable:
+        password = basic.password.get_secret_value()
+        ways.append(BasicAuthentication(basic.username, password, sees_all=basic.admin))
+    if settings.oauth.enable:
+        ways.append(_bearer(settings, clock))
+    return EitherAuthentication(*ways) if ways else NoAuthentication()
+
+
+def _bearer(settings: Settings, clock: Clock) -> BearerAuthentication:
+    oauth = settings.oauth
+    discovery = Discovery(_tls(oauth.ca_file))
+    issuers = [Issuer(name, discovery, clock, oauth.cache_jwks_ttl) for name in oauth.trusted]
+    terms = Terms(
+        audience=oauth.required_audience,
+        admins=frozenset(oauth.admins),
+        admin_claim=oauth.admin_claim,
+        admin_value=oauth.admin_value,
+    )
+    return BearerAuthentication(issuers, terms, clock, ttl_s=oauth.cache_jwks_ttl)
+
+
+def _tls(ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise Misconfigured(f"`oauth.ca_file` {ca_file} cannot be read: {error}.") from error
 
 
 def _info(settings: Settings, storage: UrlStorage) -> ServiceInfo:
@@ -227,6 +284,9 @@ def __getattr__(name: str) -> FastAPI:
     """Make `app` when uvicorn asks for it, so that importing this file reads no settings."""
     if name != "app":
         raise AttributeError(name)
-    settings = load()
-    configure_log(settings)
-    return build(settings).app
+    try:
+        settings = load()
+        configure_log(settings)
+        return build(settings).app
+    except Misconfigured as error:
+        raise SystemExit(f"tesp-api: {error}") from None

@@ -5,9 +5,11 @@ TespError
 │   ├── InvalidRequest      400, with one sentence per mistake
 │   ├── NoSuchTask          404
 │   └── Overloaded          503, the queue is full: come again
+├── OutOfReach         a task's URL leads where this server cannot go: SYSTEM_ERROR
 ├── Unreachable        weather: the same step again later
 │   ├── StoreUnreachable
-│   └── RunnerUnreachable
+│   ├── RunnerUnreachable
+│   └── IssuerUnreachable   503, nobody can say who asks: come again
 ├── Stale              somebody else has changed the task meanwhile: read it again
 ├── SlotTaken          another process took this slot of the Pulsar: take another
 ├── IllegalTransition  no row of the table fits: a bug
@@ -58,6 +60,10 @@ class Overloaded(Refused):
     """The server has all the work it may hold; the same request may be accepted later."""
 
 
+class OutOfReach(TespError):
+    """The URL is as it should be, but this server has no way there; trying again is of no use."""
+
+
 class Unreachable(TespError):
     """The other side did not answer, or its answer says nothing:
 
@@ -71,6 +77,10 @@ class StoreUnreachable(Unreachable):
 
 class RunnerUnreachable(Unreachable):
     """Pulsar did not answer, or answered without meaning; whether a call took effect is unknown."""
+
+
+class IssuerUnreachable(Unreachable):
+    """An issuer of tokens did not give its keys: whom its tokens name is unknown for now."""
 
 
 class Stale(TespError):

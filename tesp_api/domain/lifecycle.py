@@ -147,14 +147,21 @@ def note(task: Task, line: str) -> Task:
     """
     *earlier, last = task.attempts
     last = replace(last, system_logs=(*last.system_logs, line))
-    told = replace(task, attempts=(*earlier, last), revision=task.revision + 1)
-    return replace(told, jobs=_all_unsure(told.jobs))
+    return doubt(replace(task, attempts=(*earlier, last), revision=task.revision + 1))
 
 
 def adopt(task: Task, driver: DriverId) -> Task:
     """Return `task` with another driver, after its old one was found dead."""
-    revision = task.revision + 1
-    return replace(task, driver=driver, jobs=_all_unsure(task.jobs), revision=revision)
+    return doubt(replace(task, driver=driver, revision=task.revision + 1))
+
+
+def doubt(task: Task) -> Task:
+    """Return `task` with a word on each job that late copies of calls may still reach it.
+
+    No change of its own, hence no revision: it is saved along with one.
+    """
+    jobs = (job if job.forgotten else replace(job, unsure=True) for job in task.jobs)
+    return replace(task, jobs=tuple(jobs))
 
 
 def forget(task: Task, *gone: JobId) -> Task:
@@ -178,10 +185,6 @@ def mermaid() -> str:
     lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in edges.items()]
     lines += [f"    {state} --> [*]" for state in sorted(TERMINAL)]
     return "\n".join(lines)
-
-
-def _all_unsure(jobs: tuple[Job, ...]) -> tuple[Job, ...]:
-    return tuple(job if job.forgotten else replace(job, unsure=True) for job in jobs)
 
 
 def _nothing(task: Task, _event: Event) -> Task:

@@ -1,13 +1,12 @@
 """What the runner on the node tells at the end: one framed line, and what it means for the task."""
 
 import base64
-import json
 import zlib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tesp_api.domain.lifecycle import Outcome
 from tesp_api.domain.tes import ExecutorLog, OutputFileLog
@@ -61,15 +60,7 @@ def _read(packed: str, job: str) -> Report | None:
     try:
         unpacker = zlib.decompressobj()
         plain = unpacker.decompress(base64.b64decode(packed, validate=True), MAX_JSON_BYTES)
-        report = Report.model_validate(_texts(json.loads(plain)))
-    except (ValueError, zlib.error, ValidationError):
+        report = Report.model_validate_json(plain)
+    except (ValueError, zlib.error):
         return None
     return report if unpacker.eof and report.job == job else None
-
-
-def _texts(document: object) -> object:
-    """Return the document with `size_bytes` as text, as the standard wants it."""
-    if isinstance(document, dict):
-        for output in document.get("outputs", ()):
-            output["size_bytes"] = str(output["size_bytes"])
-    return document

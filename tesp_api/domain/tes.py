@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AliasChoices, AliasGenerator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AliasChoices,
+    AliasGenerator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 
@@ -76,6 +85,17 @@ class Wire(BaseModel):
 INT32_MAX = 2**31 - 1
 
 
+def _integer(value: object) -> object:
+    """Take 2.0 for 2, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Strict: `true` is no number, and `0` or `"no"` is no boolean.
+Flag = Annotated[bool, Strict()]
+Cores = Annotated[int, Strict(), Field(ge=0, le=INT32_MAX), BeforeValidator(_integer)]
+Gigabytes = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+
+
 class Input(Wire):
     """tesInput: a file or directory that is there before the first executor starts."""
 
@@ -85,7 +105,7 @@ class Input(Wire):
     name: str | None = None
     description: str | None = None
     type: FileType = FileType.FILE
-    streamable: bool | None = None
+    streamable: Flag | None = None
 
 
 class Output(Wire):
@@ -102,13 +122,13 @@ class Output(Wire):
 class Resources(Wire):
     """tesResources. Gigabytes are 10^9 bytes."""
 
-    cpu_cores: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
-    preemptible: bool | None = None
-    ram_gb: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
-    disk_gb: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    cpu_cores: Cores | None = None
+    preemptible: Flag | None = None
+    ram_gb: Annotated[Gigabytes, Field(le=1e6)] | None = None
+    disk_gb: Annotated[Gigabytes, Field(le=1e9)] | None = None
     zones: tuple[str, ...] | None = None
     backend_parameters: Mapping[str, str] | None = None
-    backend_parameters_strict: bool | None = None
+    backend_parameters_strict: Flag | None = None
 
 
 class Executor(Wire):
@@ -121,7 +141,7 @@ class Executor(Wire):
     stdout: str | None = None
     stderr: str | None = None
     env: Mapping[str, str] | None = None
-    ignore_error: bool | None = None
+    ignore_error: Flag | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -170,9 +190,10 @@ class ExecutorLog(Wire):
 class OutputFileLog(Wire):
     """tesOutputFileLog:
 
-    one file that was sent; `size_bytes` is a decimal string, as the standard has it.
+    one file that was sent; `size_bytes` is a decimal string, as the standard has it (the runner
+    tells a number).
     """
 
     url: str
     path: str
-    size_bytes: str
+    size_bytes: Annotated[str, Field(coerce_numbers_to_str=True)]

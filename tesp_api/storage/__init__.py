@@ -5,5 +5,6 @@ its own and a line in the composition root.
 """
 
 from tesp_api.storage.schemes import FileScheme, HttpScheme, Scheme, UrlStorage
+from tesp_api.storage.unconfigured import UnconfiguredScheme
 
-__all__ = ["FileScheme", "HttpScheme", "Scheme", "UrlStorage"]
+__all__ = ["FileScheme", "HttpScheme", "Scheme", "UnconfiguredScheme", "UrlStorage"]

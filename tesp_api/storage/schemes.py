@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from tesp_api.domain.errors import OutOfReach
 from tesp_api.domain.tes import FileType, Input, Output
 
 Order = Mapping[str, Any]
@@ -53,7 +54,7 @@ class HttpScheme:
 
 
 class FileScheme:
-    """Files of the node, `file:///path` or a bare path, below the roots that the operator allows."""
+    """Files of the node, `file:///path` or a bare path, below the roots the operator allows."""
 
     names = frozenset({"file", ""})
 
@@ -64,6 +65,8 @@ class FileScheme:
         """Refuse other hosts and names that are not below a root; the node checks links."""
         if url.netloc not in ("", "localhost"):
             return "names a host, and files are only served from the node itself"
+        if url.query or url.fragment:
+            return "has a query or fragment; in a file's name ? is written %3F, and # %23"
         path = _path(url)
         if not path.is_absolute() or ".." in path.parts:
             return "is no absolute path without '..'"
@@ -91,37 +94,51 @@ class UrlStorage:
 
     def refusal(self, item: Input | Output) -> str | None:
         """Return a sentence on the URL of `item`, or None if it is served or literal."""
-        if not item.url:
+        if _is_literal(item):
             return None
         try:
-            url = _split(item.url)
+            url = _split(item.url or "")
         except ValueError:
             return f"{item.url!r} is no URL"
         scheme = self._by_name.get(url.scheme)
         if scheme is None:
-            known = ", ".join(sorted(name or "a bare path" for name in self._by_name))
-            return f"the scheme {url.scheme!r} is not served here; served are: {known}"
+            return f"the scheme {url.scheme!r} is not served here; served are: {self._known()}"
         problem = scheme.refusal(url, item)
         return None if problem is None else f"the URL {problem}"
 
     def fetch_order(self, item: Input) -> Order:
         """Return the content itself where there is one: then the URL is ignored (TES 1.1)."""
         place = {"path": item.path, "type": item.type.value}
-        if item.content is not None and (item.content or not item.url):
+        if _is_literal(item):
             return {**place, "content": item.content}
-        return {**place, **self._order(item.url or "")}
+        return {**place, **self._order(item)}
 
     def send_order(self, item: Output) -> Order:
         """Return where the node sends the output."""
-        return {"path": item.path, "type": item.type.value, **self._order(item.url)}
+        return {"path": item.path, "type": item.type.value, **self._order(item)}
 
     def served(self) -> Sequence[str]:
         """Return all that is served, for service-info."""
         return [line for scheme in self._schemes for line in scheme.served()]
 
-    def _order(self, text: str) -> Order:
-        url = _split(text)
+    def _known(self) -> str:
+        """Name the schemes that lead somewhere as the server is configured."""
+        names = {name for scheme in self._schemes if scheme.served() for name in scheme.names}
+        return ", ".join(sorted(name or "a bare path" for name in names))
+
+    def _order(self, item: Input | Output) -> Order:
+        # Asked again: the settings may have changed since the task was created.
+        if (why := self.refusal(item)) is not None:
+            raise OutOfReach(f"{item.path}: {why}.")
+        url = _split(item.url or "")
         return self._by_name[url.scheme].order(url)
+
+
+def _is_literal(item: Input | Output) -> bool:
+    """Whether an input is its content: one with an empty content and a URL is fetched."""
+    return isinstance(item, Input) and bool(
+        item.content or (item.content is not None and not item.url)
+    )
 
 
 def _split(text: str) -> SplitResult:

@@ -1,0 +1,94 @@
+"""Orders: paths in one spelling, and a form that the runner itself accepts."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tesp_api
+from tesp_api.domain.plan import normal, reap_order, run_order
+from tesp_api.domain.task import JobId
+from tests.unit.fakes import SITE, new_task
+
+JOB = JobId("tes-a-0")
+IMAGE = {"image": "ubuntu", "command": ["true"]}
+
+
+def runner() -> ModuleType:
+    path = Path(tesp_api.__file__).parent / "runner" / "tes_runner.py"
+    spec = importlib.util.spec_from_file_location("tes_runner_of_this_test", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/a", "/a"),
+        ("/a/", "/a"),
+        ("//a", "/a"),
+        ("///a//b/./c/", "/a/b/c"),
+        ("/", "/"),
+        ("/a b/ü", "/a b/ü"),
+        ("/a/.b", "/a/.b"),
+        ("/../a", "/a"),
+    ],
+)
+def test_a_path_has_one_spelling(path: str, expected: str) -> None:
+    assert normal(path) == expected
+
+
+@given(st.text(alphabet="ab./ ", max_size=12))
+def test_a_normal_path_is_absolute_inside_and_stays(path: str) -> None:
+    once = normal(path)
+    assert once.startswith("/")
+    assert not once.startswith("//")
+    assert ".." not in once.split("/")
+    assert normal(once) == once
+
+
+def order(**request: Any) -> Any:
+    inputs = [{"path": "/in//x/", "type": "FILE", "content": "c"}]
+    outputs = [{"path": "/out/./y", "type": "FILE", "url": "http://h/y"}]
+    return run_order(new_task(**request), JOB, SITE, inputs, outputs)
+
+
+def test_an_order_holds_what_was_asked_in_normal_paths() -> None:
+    one = order(
+        volumes=["/v/"],
+        resources={"cpu_cores": 0, "ram_gb": 1.5},
+        executors=[{**IMAGE, "workdir": "/w/", "stdin": "/i//n", "env": {"A": ""}}],
+    )
+    assert one["inputs"][0]["path"] == "/in/x"
+    assert one["outputs"][0]["path"] == "/out/y"
+    assert one["volumes"] == ["/v"]
+    assert one["limits"] == {"cpu_cores": None, "ram_gb": 1.5, "disk_gb": None}
+    assert one["executors"][0] == {
+        "image": "ubuntu",
+        "command": ["true"],
+        "env": {"A": ""},
+        "ignore_error": False,
+        "workdir": "/w",
+        "stdin": "/i/n",
+        "stdout": None,
+        "stderr": None,
+    }
+
+
+def test_the_runner_accepts_our_orders() -> None:
+    module = runner()
+    read = module.read_order(order(executors=[IMAGE, {**IMAGE, "ignore_error": True}]))
+    assert read.job == JOB
+    assert len(read.executors) == 2
+    two = replace(new_task(), request=new_task(executors=[IMAGE, IMAGE]).request)
+    reap = module.read_order(reap_order(two, JobId("tes-a-1"), JOB, SITE))
+    assert reap.reaps == JOB
+    assert len(reap.executors) == 2
