@@ -29,10 +29,11 @@ BATCH: Final = 64
 CLAIMED: Final = ACTIVE - {State.QUEUED}
 FIRST_LOOK_S: Final = 0.15
 """Pulsar and Python take a quarter of a second for a job that does nothing."""
-SHARE_OF_AGE: Final = 0.12
+SHARE_OF_AGE: Final = 0.1
 """A job is looked at again after this share of the time it has been in its state."""
 TELL_AFTER_S: Final = 10.0
 """Trouble shorter than this is not worth a line in the task's log."""
+SHORTEST_S: Final = 0.025
 BUG_S: Final = 60.0
 TICK_S: Final = 1.0
 SWEEP_S: Final = 60.0
@@ -296,7 +297,7 @@ class Dispatcher:
 
     def _pace(self, drive: Drive) -> float:
         age = self._clock.monotonic() - drive.since
-        delay = min(max(SHARE_OF_AGE * age, 0.05), self._limits.poll_interval_s)
+        delay = min(max(SHARE_OF_AGE * age, SHORTEST_S), self._limits.poll_interval_s)
         return delay * random.uniform(0.9, 1.1)  # noqa: S311 - spreads polls, guards nothing
 
     async def _save(self, before: Task, after: Task) -> None:

@@ -6,7 +6,9 @@ settings.
 
 import asyncio
 import hashlib
+import os
 import secrets
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -106,6 +108,7 @@ def build(settings: Settings) -> Server:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         work = _drive(store, dispatcher, clock, opened=await _open(store))
         driving = asyncio.create_task(work, name="dispatcher")
+        driving.add_done_callback(_end_unless_stopped)
         try:
             yield
         finally:
@@ -145,6 +148,13 @@ async def _drive(store: TaskStore, dispatcher: Dispatcher, clock: Clock, *, open
         await clock.sleep(STORE_RETRY_S)
         opened = await _open(store)
     await dispatcher.run()
+
+
+def _end_unless_stopped(driving: asyncio.Task[None]) -> None:
+    """End the process if nobody dispatches any more: better restarted than deaf."""
+    if not driving.cancelled() and (error := driving.exception()) is not None:
+        logger.opt(exception=error).critical("the dispatcher ended; so does the server")
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _open(store: TaskStore) -> bool:

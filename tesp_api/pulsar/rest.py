@@ -10,20 +10,25 @@ these calls are never logged, and errors are told without them.
 
 import asyncio
 import json
+import secrets
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx
 
-from tesp_api.domain.errors import RunnerUnreachable
+from tesp_api.domain.errors import Misconfigured, RunnerUnreachable
 from tesp_api.domain.task import JobId
-from tesp_api.ports import Sighting, Traces
+from tesp_api.ports import Phase, Sighting, Traces
 from tesp_api.pulsar import wire
 
 CONNECTIONS: Final = 6
 OK: Final = 200
 UNAUTHORIZED: Final = 401
+MISSING: Final = 500
+"""Pulsar's answer to a download of what is not there."""
+UNSUBMITTED: Final = frozenset({Phase.UNKNOWN, Phase.SET_UP})
 
 
 class RestRunner:
@@ -31,7 +36,8 @@ class RestRunner:
 
     `url` is Pulsar's base address, `manager` one of its managers (`_default_` answers on plain
     `/jobs`). `timeout_s` bounds each call. Safe to repeat after any error, as the port promises:
-    Pulsar ignores a second submit of an id it knows.
+    Pulsar ignores a second submit of an id it knows, but for one that was running when it was
+    restarted; so whoever repeats a start looks first.
     """
 
     def __init__(
@@ -48,11 +54,13 @@ class RestRunner:
         self._token = {"private_token": token} if token else {}
         self._jobs = "/jobs" if manager == "_default_" else f"/managers/{manager}/jobs"
         self._parcels = wire.Parcels()
+        self._timeout_s = timeout_s
+        tls = _tls(verify)
         self._clients = [
             httpx.AsyncClient(
                 base_url=base,
                 timeout=timeout_s,
-                verify=verify,
+                verify=tls,
                 trust_env=False,
                 limits=httpx.Limits(max_connections=1, keepalive_expiry=20.0),
             )
@@ -65,13 +73,14 @@ class RestRunner:
     async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
         """Upload the parcel, then submit: two calls, since a submit sets up what is not there yet.
 
-        A failed upload leaves at most a directory; a submit of unknown outcome may be repeated.
+        A failed upload leaves at most a directory; a submit of unknown outcome may be repeated. The
+        file has another name each time: a late copy of an upload must not change what already runs.
         """
-        parcel = self._parcels.pack(order)
+        parcel, name = self._parcels.pack(order), f"{secrets.token_hex(4)}-{wire.PARCEL}"
         await self._call(
-            "POST", f"{self._jobs}/{job}/files", {"name": wire.PARCEL, "type": "input"}, parcel
+            "POST", f"{self._jobs}/{job}/files", {"name": name, "type": "input"}, parcel
         )
-        await self._submit(job, wire.COMMAND)
+        await self._submit(job, wire.command(name))
 
     async def look(self, job: JobId) -> Sighting:
         """Ask for the status. Pulsar answers 200 also for a job it never heard of."""
@@ -84,12 +93,14 @@ class RestRunner:
             ) from error
 
     async def kill(self, job: JobId) -> None:
-        """Take the id with a job that does nothing, then cancel whatever has it.
+        """Cancel it; an id without a job is first taken by one that does nothing.
 
-        A cancel of an unknown id is not remembered by Pulsar; a second submit of a known id is
-        ignored.
+        A cancel of an unknown id is not remembered by Pulsar, but a second submit of an id that has
+        a job is ignored. Not so after a restart of Pulsar: there it would wipe the files of a job
+        that was running, so the id is taken only where nothing was ever submitted.
         """
-        await self._submit(job, wire.OCCUPY)
+        if (await self.look(job)).phase in UNSUBMITTED:
+            await self._submit(job, wire.OCCUPY)
         await self._call("PUT", f"{self._jobs}/{job}/cancel")
 
     async def settle(self, job: JobId) -> Traces:
@@ -122,31 +133,41 @@ class RestRunner:
         await self._call("POST", f"{self._jobs}/{job}/submit", wire.submission(job, command))
 
     async def _file(self, job: JobId, name: str) -> str | None:
-        answer = await self._ask(
-            "GET", f"{self._jobs}/{job}/files", {"name": name, "type": "output"}
-        )
-        return answer.text if answer.status_code == OK else None
+        """Return one of the runner's files, or None where it is not there: both are proof."""
+        path = f"{self._jobs}/{job}/files"
+        answer = await self._ask("GET", path, {"name": name, "type": "output"})
+        if answer.status_code == MISSING:
+            return None
+        return self._understood(answer, "GET", path).text
 
     async def _call(
         self, method: str, path: str, query: Mapping[str, str] = {}, body: bytes | None = None
     ) -> bytes:
         answer = await self._ask(method, path, query, body)
+        return self._understood(answer, method, path).content
+
+    def _understood(self, answer: httpx.Response, method: str, path: str) -> httpx.Response:
         if answer.status_code == UNAUTHORIZED:
             raise RunnerUnreachable(f"{self.name} refuses our token: check pulsar.private_token.")
         if answer.status_code != OK:
             raise RunnerUnreachable(
                 f"{self.name} answered {answer.status_code} to {method} {path}."
             )
-        return answer.content
+        return answer
 
     async def _ask(
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None
     ) -> httpx.Response:
         async with self._connection() as client:
             try:
-                return await client.request(
-                    method, path, params={**query, **self._token}, content=body
-                )
+                async with asyncio.timeout(self._timeout_s):  # httpx times each read alone
+                    return await client.request(
+                        method, path, params={**query, **self._token}, content=body
+                    )
+            except (TimeoutError, httpx.TimeoutException) as error:
+                raise RunnerUnreachable(
+                    f"{self.name} did not answer within {self._timeout_s:g} s."
+                ) from error
             except httpx.HTTPError as error:
                 what = str(error) or type(error).__name__
                 raise RunnerUnreachable(f"{self.name} cannot be reached: {what}.") from error
@@ -158,3 +179,19 @@ class RestRunner:
             yield client
         finally:
             self._idle.put_nowait(client)
+
+
+def _tls(verify: str | bool) -> ssl.SSLContext:
+    """Return what all connections share: reading the system's certificates takes a while.
+
+    `verify` is False, or True, or a file of certificates to trust instead of the system's. Raises
+    Misconfigured for a file that is none.
+    """
+    try:
+        context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
+    except OSError as error:
+        raise Misconfigured(f"`pulsar.ca_file` {verify} cannot be used: {error}.") from error
+    if verify is False:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -1,7 +1,8 @@
 """Pulsar's messages: what we send and how we read what it says. Pure; both transports share it.
 
-Facts are those of pulsar-app 0.16.0. The command line of a job is a constant: whatever belongs to a
-task travels in the uploaded parcel, so nothing of it meets Pulsar's shell or its process list.
+Facts are those of pulsar-app 0.16.0. The command line of a job is a constant but for the parcel's
+name, which is ours: whatever belongs to a task travels in the uploaded parcel, so nothing of it
+meets Pulsar's shell or its process list.
 """
 
 import importlib.util
@@ -18,12 +19,7 @@ from tesp_api.domain.task import JobId
 from tesp_api.ports import Phase, Sighting
 
 PARCEL: Final = "run.pyz"
-COMMAND: Final = f"python3 -IS ../inputs/{PARCEL} 2> ../metadata/tool_stderr"
-"""`-I`: what lies in the working directory is not imported; `-S`: no site, a faster start.
-
-Standard output is Pulsar's `job_stdout`, where only the framed report goes: one byte there that is
-not UTF-8 would make every later status call fail.
-"""
+"""How the name of an uploaded parcel ends."""
 OCCUPY: Final = "true"
 """What a job does whose id only has to be taken, so that a late submit of it is ignored."""
 
@@ -53,6 +49,19 @@ def sighting(document: Mapping[str, Any]) -> Sighting:
         complaint=str(document.get("stderr") or document.get("job_stderr") or "").strip(),
         exit_code=code if isinstance(code, int) else None,
     )
+
+
+def command(parcel: str) -> str:
+    """Return the command line that runs the uploaded file of that name; nothing of a user is in it.
+
+    `-I`: what lies in the working directory is not imported; `-S`: no site, a faster start.
+    Standard output is Pulsar's `job_stdout`, where only the framed report goes: one byte there that
+    is not UTF-8 would make every later status call fail.
+    """
+    return f"python3 -IS ../inputs/{parcel} 2> ../metadata/tool_stderr"
+
+
+COMMAND: Final = command(PARCEL)
 
 
 def submission(job: JobId, command: str) -> Mapping[str, str]:
