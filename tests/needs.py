@@ -28,6 +28,7 @@ PREFIX: Final = "needs "
 
 IMAGE: Final = "ubuntu:20.04"
 PROBE_TIMEOUT_S: Final = 60
+OIDC_ISSUER: Final = Path(__file__).parent / "components" / "oidc_issuer.mjs"
 
 NAMESPACES: Final = """
 import ctypes, os
@@ -95,6 +96,13 @@ def _arguments(variable: str) -> list[str]:
 def _docker() -> str | None:
     run = ("docker", "run", "--rm", "--network", "none", "--pull", "never", IMAGE, "true")
     return _works("docker", "info") or _works(*run)
+
+
+def _compose() -> str | None:
+    """Whether `docker compose` is there, and here what its images are built on."""
+    bases = ("python:3.12-slim", "docker:28-cli", "mongo:7")
+    version = ("docker", "compose", "version")
+    return _docker() or _works(*version) or _works("docker", "image", "inspect", *bases)
 
 
 def _podman() -> str | None:
@@ -181,9 +189,38 @@ def _user() -> str | None:
     return _root()
 
 
+def _oidc() -> str | None:
+    """Whether an issuer of tokens comes up; without input it ends at once."""
+    directory = os.environ.get("TESP_TEST_OIDC_DIR")
+    if directory is None:
+        return "TESP_TEST_OIDC_DIR names no directory with oauth2-mock-server"
+    return _works("node", str(OIDC_ISSUER), directory)
+
+
+def _py_tes_0_4() -> str | None:
+    python = os.environ.get("TESP_TEST_PY_TES_0_4")
+    if python is None:
+        return "TESP_TEST_PY_TES_0_4 names no Python with py-tes 0.4"
+    return _works(python, "-c", "import tes")
+
+
+def _seaweedfs() -> str | None:
+    program = os.environ.get("TESP_TEST_WEED")
+    return "TESP_TEST_WEED is not set" if program is None else _works(program, "version")
+
+
+def _snakemake() -> str | None:
+    program = os.environ.get("TESP_TEST_SNAKEMAKE")
+    image = os.environ.get("TESP_TEST_SNAKEMAKE_IMAGE")
+    if program is None or image is None:
+        return "TESP_TEST_SNAKEMAKE or TESP_TEST_SNAKEMAKE_IMAGE is not set"
+    return _works(program, "--version") or _works("docker", "image", "inspect", image)
+
+
 _PROBES: Final[Mapping[str, Callable[[], str | None]]] = MappingProxyType(
     {
         "docker": _docker,
+        "compose": _compose,
         "podman": _podman,
         "apptainer": lambda: _apptainer("apptainer"),
         "singularity": lambda: _apptainer("singularity"),
@@ -193,5 +230,9 @@ _PROBES: Final[Mapping[str, Callable[[], str | None]]] = MappingProxyType(
         "pulsar": _pulsar,
         "root": _root,
         "user": _user,
+        "oidc": _oidc,
+        "py-tes-0.4": _py_tes_0_4,
+        "seaweedfs": _seaweedfs,
+        "snakemake": _snakemake,
     }
 )

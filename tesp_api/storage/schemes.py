@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from tesp_api.domain.errors import OutOfReach
+from tesp_api.domain.rules import is_pattern
 from tesp_api.domain.tes import FileType, Input, Output
 
 Order = Mapping[str, Any]
@@ -115,6 +116,8 @@ class UrlStorage:
 
     def send_order(self, item: Output) -> Order:
         """Return where the node sends the output."""
+        if is_pattern(item.path):
+            raise OutOfReach(f"{item.path}: this server does not send outputs by wildcards yet.")
         return {"path": item.path, "type": item.type.value, **self._order(item)}
 
     def served(self) -> Sequence[str]:

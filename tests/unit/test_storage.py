@@ -111,3 +111,9 @@ def test_outputs_are_ordered_in_the_same_way() -> None:
 
 def test_service_info_lists_schemes_and_roots() -> None:
     assert STORAGE.served() == ["http://", "https://", "file:///data", "file:///mnt/shared"]
+
+
+def test_an_output_by_wildcards_is_told_and_not_silently_left_out() -> None:
+    output = Output(path="/out/*.txt", path_prefix="/out", url="http://host/dir/")
+    with pytest.raises(OutOfReach, match="wildcards"):
+        UrlStorage(HttpScheme()).send_order(output)

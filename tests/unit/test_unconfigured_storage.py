@@ -4,9 +4,8 @@ import pytest
 
 from tesp_api.domain.errors import OutOfReach
 from tesp_api.domain.tes import Input, Output, State
-from tesp_api.ports import Phase
 from tesp_api.storage import FileScheme, HttpScheme, UnconfiguredScheme, UrlStorage
-from tests.unit.fakes import World
+from tests.unit.fakes import world
 
 
 @pytest.fixture
@@ -62,14 +61,15 @@ def test_they_are_not_named_among_what_is_served(storage: UrlStorage) -> None:
     assert refusal == "the scheme 'gopher' is not served here; served are: http, https"
 
 
-async def test_a_task_with_such_a_url_ends_with_the_sentence_and_reaches_no_pulsar(
-    world: World,
+async def test_a_task_with_such_a_url_ends_with_the_sentence_and_never_reaches_pulsar(
+    storage: UrlStorage,
 ) -> None:
-    world.begin()
-    task_id = await world.post(inputs=[{"path": "/in", "url": "s3://bucket/key"}])
+    async with world() as w:
+        w.begin(storage=storage)
+        task_id = await w.post(inputs=[{"path": "/in", "url": "s3://bucket/key"}])
 
-    ended = await world.until_state(task_id, State.SYSTEM_ERROR)
+        ended = await w.until_state(task_id, State.SYSTEM_ERROR)
 
-    assert any("s3" in line for line in ended.attempts[-1].system_logs)
-    tidy = await world.until_tidy(task_id)
-    assert not tidy.leftovers
+        assert any("no s3 storage configured" in line for line in ended.attempts[-1].system_logs)
+        await w.until_tidy(task_id)
+        assert not w.pulsar.jobs
