@@ -115,13 +115,19 @@ async def test_10_10_each_use_gives_up_on_a_long_outage_before_clients_do(
 
 class HangingStore(MemoryStore):
     async def document(self, task_id: TaskId, view: View, owner: str | None) -> bytes | None:
+        if not self.calls:
+            self._call("document")
         await asyncio.Event().wait()
         return None
 
 
-async def test_a_store_that_hangs_is_unreachable(clock: StillClock, listener: Listener) -> None:
+async def test_a_store_that_hangs_after_an_outage_is_unreachable(
+    clock: StillClock, listener: Listener
+) -> None:
+    store = HangingStore()
+    store.outages = 1
     service = Service(
-        store=HangingStore(), dispatch=listener, clock=clock, policy=Policy(),
+        store=store, dispatch=listener, clock=clock, policy=Policy(),
         new_id=lambda: ID, hold_s=0.01,
     )  # fmt: skip
     with pytest.raises(StoreUnreachable):

@@ -1,0 +1,9 @@
+window.addEventListener("load", () => {
+  window.ui = SwaggerUIBundle({
+    url: "openapi.json",
+    dom_id: "#swagger-ui",
+    deepLinking: true,
+    tryItOutEnabled: true,
+    validatorUrl: null,
+  });
+});

@@ -1,0 +1,160 @@
+"""The use cases: create, get, list, cancel, and whether the server is ready.
+
+Nothing here knows HTTP, a database or Pulsar. A task exists once the store says so; the dispatcher
+is only told that it has something to look at, and would find it without being told.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final, Protocol, TypeVar
+
+from loguru import logger
+
+from tesp_api.domain.errors import NoSuchTask, Stale, StoreUnreachable
+from tesp_api.domain.lifecycle import CancelAsked, Withdrawn, advance
+from tesp_api.domain.parsing import parse
+from tesp_api.domain.rules import Policy, storable
+from tesp_api.domain.task import Task, TaskId
+from tesp_api.domain.tes import State, View
+from tesp_api.ports import Clock, Page, Query, TaskStore
+
+HOLD_S: Final = 7.0
+"""How long a request is held while the store does not answer; some clients give up after 10 s."""
+RETRY_S: Final = 0.25
+CANCEL_TRIES: Final = 20
+CANCELABLE: Final = frozenset({State.QUEUED, State.INITIALIZING, State.RUNNING})
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who asks. `owner` is kept with what they create; `sees_all` shows them everybody's tasks."""
+
+    owner: str | None
+    sees_all: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.sees_all or self.owner is not None, "nobody in particular is no limit"
+
+    @property
+    def scope(self) -> str | None:
+        """The owner to whose tasks the store's answers are to be limited, or None for no limit."""
+        return None if self.sees_all else self.owner
+
+
+class Dispatch(Protocol):
+    """What the service tells the dispatcher. Neither call waits nor fails."""
+
+    def new_task(self) -> None:
+        """A task was queued."""
+
+    def changed(self, task_id: TaskId) -> None:
+        """A client changed this task."""
+
+
+class Service:
+    """The use cases over the ports.
+
+    Every call waits for a store that does not answer, up to `hold_s`, and raises StoreUnreachable
+    then.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: TaskStore,
+        dispatch: Dispatch,
+        clock: Clock,
+        policy: Policy,
+        new_id: Callable[[], TaskId],
+        hold_s: float = HOLD_S,
+    ) -> None:
+        self._store = store
+        self._dispatch = dispatch
+        self._clock = clock
+        self._policy = policy
+        self._new_id = new_id
+        self._hold_s = hold_s
+
+    async def create(self, principal: Principal, body: bytes) -> TaskId:
+        """Keep the task in `body` and return its id once it is durable. Raises InvalidRequest."""
+        task = Task(
+            id=self._new_id(),
+            request=storable(parse(body, self._policy), self._policy),
+            state=State.QUEUED,
+            created_at=self._clock.now(),
+            owner=principal.owner,
+        )
+        # An add of unknown outcome is settled by adding again: a known id changes nothing.
+        await self._patiently(lambda: self._store.add(task))
+        self._dispatch.new_task()
+        return task.id
+
+    async def get(self, principal: Principal, task_id: TaskId, view: View) -> bytes:
+        """Return the task as JSON. Raises NoSuchTask."""
+        document = await self._patiently(
+            lambda: self._store.document(task_id, view, principal.scope)
+        )
+        if document is None:
+            raise NoSuchTask(task_id)
+        return document
+
+    async def list(self, principal: Principal, query: Query) -> Page:
+        """Return one page of the tasks that the principal may see and the query selects."""
+        if query.states is not None and not query.states:
+            return Page(documents=(), next_before=None)
+        own = replace(query, owner=principal.scope)
+        return await self._patiently(lambda: self._store.page(own))
+
+    async def cancel(self, principal: Principal, task_id: TaskId) -> None:
+        """Have the task ended, unless it has ended or is being ended. Raises NoSuchTask."""
+        await self._patiently(lambda: self._cancel(principal, task_id))
+        self._dispatch.changed(task_id)
+
+    async def ready(self) -> None:
+        """Return if the store answers, at once. Raises StoreUnreachable."""
+        await self._store.document(TaskId(""), View.MINIMAL, None)
+
+    async def _cancel(self, principal: Principal, task_id: TaskId) -> None:
+        for _ in range(CANCEL_TRIES):
+            task = await self._store.get(task_id)
+            if task is None or principal.scope not in (None, task.owner):
+                raise NoSuchTask(task_id)
+            if task.state not in CANCELABLE:
+                return
+            try:
+                await self._store.save(self._canceled(task))
+            except Stale:
+                continue
+            logger.info("task canceled", task=task_id, state=task.state)
+            return
+        raise StoreUnreachable(f"Task {task_id} changes faster than it can be canceled.")
+
+    def _canceled(self, task: Task) -> Task:
+        at = self._clock.now()
+        untouched = task.state is State.QUEUED and not task.jobs
+        return advance(task, Withdrawn(at=at) if untouched else CancelAsked(at=at))
+
+    async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Return what `call` returns, repeating it while the store is unreachable.
+
+        The first call has no deadline of ours: a timer would cost more than the call, and the store
+        has its own.
+        """
+        deadline = self._clock.monotonic() + self._hold_s
+        try:
+            return await call()
+        except StoreUnreachable:
+            return await self._again(call, deadline)
+
+    async def _again(self, call: Callable[[], Awaitable[Answer]], deadline: float) -> Answer:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._hold_s):
+                while self._clock.monotonic() < deadline:
+                    await self._clock.sleep(RETRY_S)
+                    with suppress(StoreUnreachable):
+                        return await call()
+        raise StoreUnreachable(f"The store did not answer within {self._hold_s:g} s.")
