@@ -15,7 +15,7 @@ from loguru import logger
 from tesp_api.domain.errors import NoSuchTask, Stale, StoreUnreachable
 from tesp_api.domain.lifecycle import CancelAsked, Withdrawn, advance
 from tesp_api.domain.parsing import parse
-from tesp_api.domain.rules import Policy, storable
+from tesp_api.domain.rules import Policy, storable, unsupported
 from tesp_api.domain.task import Task, TaskId
 from tesp_api.domain.tes import State, View
 from tesp_api.ports import Clock, Page, Query, TaskStore
@@ -81,12 +81,15 @@ class Service:
 
     async def create(self, principal: Principal, body: bytes) -> TaskId:
         """Keep the task in `body` and return its id once it is durable. Raises InvalidRequest."""
+        request = parse(body, self._policy)
+        unknown = unsupported(request.resources, self._policy)
         task = Task(
             id=self._new_id(),
-            request=storable(parse(body, self._policy), self._policy),
+            request=storable(request, self._policy),
             state=State.QUEUED,
             created_at=self._clock.now(),
             owner=principal.owner,
+            warnings=tuple(f"The backend parameter {key!r} is not supported." for key in unknown),
         )
         # An add of unknown outcome is settled by adding again: a known id changes nothing.
         await self._patiently(lambda: self._store.add(task))

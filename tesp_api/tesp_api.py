@@ -49,8 +49,7 @@ from tesp_api.storage import FileScheme, HttpScheme, UnconfiguredScheme, UrlStor
 from tesp_api.store.mongo import MongoStore
 from tesp_api.store.sqlite import SqliteStore
 
-ID_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
-ID_LENGTH: Final = 24
+ID_BYTES: Final = 12
 INSTANCE_LENGTH: Final = 10
 STORE_RETRY_S: Final = 2.0
 
@@ -211,7 +210,7 @@ def make_site(settings: Settings) -> Site:
 
 def new_task_id() -> TaskId:
     """Return a name nobody can guess."""
-    return TaskId("".join(secrets.choice(ID_LETTERS) for _ in range(ID_LENGTH)))
+    return TaskId(secrets.token_hex(ID_BYTES))
 
 
 def _refuse_what_is_not_served(settings: Settings) -> None:

@@ -89,11 +89,12 @@ def create_app(
 def _tes(tasks: Tasks, info: ServiceInfo) -> list[BaseRoute]:
     dialect_1_0 = tasks.dialect.but(WITHOUT_CANCELING)
     legacy_info = _guarded(tasks.authenticator, render_legacy(info))
+    # The search ends at the first that fits, and more clients poll under /v1.
     return [
-        *_operations(PREFIX_1_1, tasks, info),
         # Before {id}, which it would fit.
         _path(f"{PREFIX_1_0}/tasks/service-info", get=legacy_info),
         *_operations(PREFIX_1_0, replace(tasks, dialect=dialect_1_0), info),
+        *_operations(PREFIX_1_1, tasks, info),
     ]
 
 

@@ -194,7 +194,7 @@ def _nothing(task: Task, _event: Event) -> Task:
 def _claim(task: Task, event: Event) -> Task:
     assert isinstance(event, Claimed)
     job = Job(id=event.job, purpose=Purpose.RUN, claimed_at=event.at)
-    attempt = Attempt(started_at=event.at, metadata=event.metadata)
+    attempt = Attempt(started_at=event.at, metadata=event.metadata, system_logs=task.warnings)
     return replace(
         task,
         driver=event.driver,

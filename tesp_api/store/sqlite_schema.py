@@ -26,7 +26,8 @@ SCHEMA: Final = (
     )""",
     "CREATE UNIQUE INDEX task_by_id ON task (id)",
     "CREATE INDEX task_by_state ON task (state, seq)",
-    "CREATE INDEX task_by_owner ON task (owner, seq) WHERE owner IS NOT NULL",
+    # With what a MINIMAL list gives out: most lists are an owner's own, by clients that poll.
+    "CREATE INDEX task_by_owner ON task (owner, seq, minimal) WHERE owner IS NOT NULL",
     "CREATE INDEX task_by_owner_and_state ON task (owner, state, seq) WHERE owner IS NOT NULL",
     "CREATE INDEX task_by_name ON task (name, seq) WHERE name IS NOT NULL",
     "CREATE UNIQUE INDEX task_by_slot ON task (slot) WHERE slot IS NOT NULL",

@@ -56,6 +56,19 @@ async def test_create_keeps_a_queued_task_and_tells_the_dispatcher(
     assert listener.news == 1
 
 
+async def test_an_unsupported_backend_parameter_is_not_kept_but_told_in_each_attempt(
+    service: Service, store: MemoryStore
+) -> None:
+    executors = [{"image": "a", "command": ["b"]}]
+    asked = {"resources": {"backend_parameters": {"VmSize": "big"}}, "executors": executors}
+    await service.create(ANN, json.dumps(asked).encode())
+    task = store.tasks[ID]
+    assert task.request.resources is not None
+    assert not task.request.resources.backend_parameters
+    lines = advance(task, CLAIM).attempts[0].system_logs
+    assert lines == ("The backend parameter 'VmSize' is not supported.",)
+
+
 async def test_a_refused_request_reaches_neither_store_nor_dispatcher(
     service: Service, store: MemoryStore, listener: Listener
 ) -> None:
