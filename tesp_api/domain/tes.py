@@ -120,7 +120,7 @@ class Output(Wire):
 
 
 class Resources(Wire):
-    """tesResources. Gigabytes are 10^9 bytes."""
+    """tesResources. A gigabyte of memory is 2^30 bytes here."""
 
     cpu_cores: Cores | None = None
     preemptible: Flag | None = None

@@ -167,12 +167,9 @@ def test_rule_7_volumes_and_tmp_are_shared_by_executors_but_not_by_tasks(stack: 
         assert stdout_of(task, 1).count("mark") == 2
 
 
-@pytest.mark.parametrize("path", ["/work/results/x", "/work/results/*"])
-def test_rule_7_a_program_may_make_the_directories_below_its_workdir(
-    stack: Stack, path: str
-) -> None:
+def test_rule_7_a_program_may_make_the_directories_below_its_workdir(stack: Stack) -> None:
     url = f"{stack.files}/{uuid4().hex}"
-    output = {"path": path, "url": url, "path_prefix": "/work"}
+    output = {"path": "/work/results/x", "url": url}
     line = "mkdir /work/results && echo x >/work/results/x"
 
     complete(stack, shell(line, outputs=[output], workdir="/work"))
