@@ -39,6 +39,9 @@ REAP_AGAIN_S: Final = 30.0
 """After the first failed reaper; after the second four times that, and so on in squares."""
 WATCHDOG_S: Final = 15.0
 """The runner's watchdog is gone ten seconds after the runner; after this it is not waited for."""
+LATE_START_S: Final = 3.0
+"""Pulsar calls a job cancelled whose process it is just starting, and does not kill that one: only
+after this does no trace of a runner mean that there is none."""
 PULSE_SHARE: Final = 0.1
 """The runner's own word is read first after this share of the silence that is borne, then more
 seldom, at last as often as the silence lasts."""
@@ -294,6 +297,8 @@ class Duties:
                 drive.killed_at = None
             return None
         traces = await self._runner.settle(job.id)
+        if traces.watch is None and for_s < LATE_START_S:
+            return None
         if unframe(traces.report or "", job.id) or _is_at_rest(task, traces):
             return traces
         return await self._reap(task, drive, traces) if for_s >= _patience_s(task) else None
@@ -329,14 +334,18 @@ class Duties:
         return lifecycle.forget(task, *gone) if gone else None
 
     async def _remove(self, job: Job, drive: Drive) -> None:
+        """Delete the job at Pulsar; what a deletion left half done looks like a job set up."""
         ended = job.id == drive.job and drive.phase is Phase.ENDED
-        if not ended and (await self._runner.look(job.id)).phase not in OVER:
+        if not ended and await self._moves(job.id):
             await self._runner.kill(job.id)
-            if (await self._runner.look(job.id)).phase not in OVER:
+            if await self._moves(job.id):
                 raise RunnerUnreachable(f"Pulsar could not yet end {job.id}.")
         await self._runner.forget(job.id)
         if (await self._runner.look(job.id)).phase is not Phase.UNKNOWN:
             raise RunnerUnreachable(f"Pulsar could not yet remove the directory of {job.id}.")
+
+    async def _moves(self, job: JobId) -> bool:
+        return (await self._runner.look(job)).phase not in OVER | {Phase.SET_UP}
 
 
 def next_job_id(task: Task) -> JobId:

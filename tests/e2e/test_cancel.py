@@ -15,7 +15,7 @@ from tests.needs import missing, need
 from tests.pulsars import until
 
 LATER_S: Final = 15.0
-DELAYS_MS: Final = (0, 20, 50, 100)
+DELAYS_MS: Final = (0, 10, 20, 30, 50, 70, 100)
 """Into the claim, the upload, the submit, and the job's start."""
 RUNNING: Final = "while it runs"
 MOMENTS: Final = (*(f"{delay} ms after the submit" for delay in DELAYS_MS), RUNNING)
