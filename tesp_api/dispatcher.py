@@ -178,8 +178,13 @@ class Dispatcher:
         return [slot for slot in range(self._limits.max_jobs) if slot not in held]
 
     async def _claim_one(self, task: Task, slot: int) -> None:
+        job = next_job_id(task)
         claimed = Claimed(
-            at=self._clock.now(), job=next_job_id(task), slot=slot, driver=self._lease.driver
+            at=self._clock.now(),
+            job=job,
+            slot=slot,
+            driver=self._lease.driver,
+            metadata={"pulsar": self._duties.place, "job": job},
         )
         mine = lifecycle.advance(task, claimed)
         self._slots[task.id] = slot  # known as ours before it can be seen in the store

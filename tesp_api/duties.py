@@ -113,6 +113,7 @@ class Duties:
     def __init__(
         self, runner: JobRunner, storage: Storage, site: plan.Site, policy: Policy, clock: Clock
     ) -> None:
+        self.place = runner.name
         self._runner = runner
         self._storage = storage
         self._site = site

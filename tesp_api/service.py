@@ -5,6 +5,8 @@ is only told that it has something to look at, and would find it without being t
 """
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 
 from loguru import logger
 
-from tesp_api.domain.errors import NoSuchTask, Stale, StoreUnreachable
+from tesp_api.domain.errors import KeyTaken, NoSuchTask, Stale, StoreUnreachable
 from tesp_api.domain.lifecycle import CancelAsked, Withdrawn, advance
 from tesp_api.domain.parsing import parse
 from tesp_api.domain.rules import Policy, storable, unsupported
@@ -24,6 +26,7 @@ HOLD_S: Final = 7.0
 """How long a request is held while the store does not answer; some clients give up after 10 s."""
 RETRY_S: Final = 0.25
 CANCEL_TRIES: Final = 20
+KEYED_ID_LENGTH: Final = 24
 CANCELABLE: Final = frozenset({State.QUEUED, State.INITIALIZING, State.RUNNING})
 
 Answer = TypeVar("Answer")
@@ -79,20 +82,27 @@ class Service:
         self._new_id = new_id
         self._hold_s = hold_s
 
-    async def create(self, principal: Principal, body: bytes) -> TaskId:
-        """Keep the task in `body` and return its id once it is durable. Raises InvalidRequest."""
+    async def create(self, principal: Principal, body: bytes, key: str | None = None) -> TaskId:
+        """Keep the task in `body` and return its id once it is durable.
+
+        The same `key` of the same owner makes one task, however often it comes, as long as the task
+        is kept. Raises InvalidRequest; KeyTaken where the key came with another body.
+        """
         request = parse(body, self._policy)
         unknown = unsupported(request.resources, self._policy)
         task = Task(
-            id=self._new_id(),
+            id=self._new_id() if key is None else _id_of(principal, key),
             request=storable(request, self._policy),
             state=State.QUEUED,
             created_at=self._clock.now(),
             owner=principal.owner,
+            fingerprint=None if key is None else hashlib.sha256(body).hexdigest(),
             warnings=tuple(f"The backend parameter {key!r} is not supported." for key in unknown),
         )
         # An add of unknown outcome is settled by adding again: a known id changes nothing.
         await self._patiently(lambda: self._store.add(task))
+        if key is not None:
+            await self._patiently(lambda: self._be_the_same(task))
         self._dispatch.new_task()
         return task.id
 
@@ -120,6 +130,12 @@ class Service:
     async def ready(self) -> None:
         """Return if the store answers, at once. Raises StoreUnreachable."""
         await self._store.document(TaskId(""), View.MINIMAL, None)
+
+    async def _be_the_same(self, task: Task) -> None:
+        """Check that what is kept under the task's id was made from the same body."""
+        kept = await self._store.get(task.id)
+        if kept is None or kept.fingerprint != task.fingerprint:
+            raise KeyTaken(task.id)
 
     async def _cancel(self, principal: Principal, task_id: TaskId) -> None:
         for _ in range(CANCEL_TRIES):
@@ -161,3 +177,9 @@ class Service:
                     with suppress(StoreUnreachable):
                         return await call()
         raise StoreUnreachable(f"The store did not answer within {self._hold_s:g} s.")
+
+
+def _id_of(principal: Principal, key: str) -> TaskId:
+    """Return the one id that this key of this owner stands for: no table of keys has to be kept."""
+    name = json.dumps([principal.owner, key]).encode()
+    return TaskId(hashlib.sha256(name).hexdigest()[:KEYED_ID_LENGTH])

@@ -274,6 +274,8 @@ def _info(settings: Settings, storage: UrlStorage) -> ServiceInfo:
         contact_url=info.contact_url or "",
         documentation_url=info.documentation_url or "",
         environment=info.environment or "",
+        created_at=info.created_at,
+        updated_at=info.updated_at,
         storage=storage.served(),
     )
 

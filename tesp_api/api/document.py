@@ -129,7 +129,15 @@ _LIST: Final = _operation(
     "tesListTasksResponse",
     parameters=[*_FILTERS, _VIEW_REF],
 )
-_CREATE: Final = _operation("CreateTask", "Have a task run.", "tesCreateTaskResponse")
+_KEY: Final = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same key with the same body makes one task, however often it is sent.",
+    "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
+}
+_CREATE: Final = _operation(
+    "CreateTask", "Have a task run.", "tesCreateTaskResponse", parameters=[_KEY]
+)
 _GET: Final = _operation(
     "GetTask", "Show a task.", "tesTask", "tesTaskMinimal", parameters=[_ID, _VIEW_REF]
 )

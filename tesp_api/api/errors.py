@@ -11,9 +11,11 @@ from tesp_api.api.schema import Complaint, Problem
 from tesp_api.auth import Unauthorized
 from tesp_api.domain.errors import (
     InvalidRequest,
+    KeyTaken,
     Mistake,
     NoSuchTask,
     Overloaded,
+    Refused,
     Unreachable,
 )
 
@@ -47,8 +49,8 @@ def answer(error: Exception) -> Response:
     match error:
         case InvalidRequest():
             return refusal(HTTPStatus.BAD_REQUEST, str(error), details=error.mistakes)
-        case NoSuchTask():
-            return refusal(HTTPStatus.NOT_FOUND, str(error))
+        case NoSuchTask() | KeyTaken():
+            return refusal(_REFUSALS[type(error)], str(error))
         case Overloaded() | Unreachable():
             message = str(error) if isinstance(error, Overloaded) else _AN_OUTAGE
             return refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=_COME_AGAIN)
@@ -63,4 +65,8 @@ def answer(error: Exception) -> Response:
 
 
 _AN_OUTAGE: Final = "Something that this server needs does not answer; try again later."
+_REFUSALS: Final[Mapping[type[Refused], HTTPStatus]] = {
+    NoSuchTask: HTTPStatus.NOT_FOUND,
+    KeyTaken: HTTPStatus.CONFLICT,
+}
 _A_BUG: Final = "Something is wrong in the server; its log tells it under this X-Request-ID."

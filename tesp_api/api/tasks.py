@@ -1,5 +1,6 @@
 """The task operations, for one version of the standard."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from tesp_api.api.body import json_body
 from tesp_api.api.pages import PageTokens
 from tesp_api.api.query import list_asked, parameters, view_asked
 from tesp_api.auth import Authenticator
+from tesp_api.domain.errors import InvalidRequest, Mistake
 from tesp_api.domain.task import TaskId
 from tesp_api.domain.tes import State
 from tesp_api.domain.views import restated
@@ -20,6 +22,8 @@ from tesp_api.ports import Page
 from tesp_api.service import Principal, Service
 
 JSON: Final = "application/json"
+IDEMPOTENCY_KEY: Final = "Idempotency-Key"
+_KEY: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
 class Dialect:
@@ -80,7 +84,7 @@ class Tasks:
         """POST /tasks."""
         principal = await self._principal(request)
         body = await json_body(request, self.body_bytes)
-        task_id = await self.service.create(principal, body)
+        task_id = await self.service.create(principal, body, _idempotency_key(request))
         return Response(to_json({"id": task_id}), media_type=JSON)
 
     async def list(self, request: Request) -> Response:
@@ -117,3 +121,12 @@ class Tasks:
 
 def _task_id(request: Request) -> TaskId:
     return TaskId(request.path_params["id"])
+
+
+def _idempotency_key(request: Request) -> str | None:
+    """Return the key by which a client may repeat a request. Raises InvalidRequest."""
+    key = request.headers.get(IDEMPOTENCY_KEY)
+    if key is not None and not _KEY.fullmatch(key):
+        sentence = "It should be 1 to 255 printable ASCII characters."
+        raise InvalidRequest(Mistake(IDEMPOTENCY_KEY, sentence))
+    return key

@@ -4,6 +4,7 @@ TespError
 ├── Refused            the client asked for what cannot be: a 4xx with a sentence
 │   ├── InvalidRequest      400, with one sentence per mistake
 │   ├── NoSuchTask          404
+│   ├── KeyTaken            409, another request used this Idempotency-Key
 │   └── Overloaded          503, the queue is full: come again
 ├── OutOfReach         a task's URL leads where this server cannot go: SYSTEM_ERROR
 ├── Unreachable        weather: the same step again later
@@ -54,6 +55,13 @@ class NoSuchTask(Refused):
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"There is no task {task_id!r}.")
+
+
+class KeyTaken(Refused):
+    """The Idempotency-Key belongs to a task that was asked for in other words."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"This Idempotency-Key has made task {task_id} from another body.")
 
 
 class Overloaded(Refused):

@@ -83,6 +83,8 @@ class Task:
     """Which of the Pulsar's places it holds while it has a job there."""
     attempts: tuple[Attempt, ...] = ()
     jobs: tuple[Job, ...] = ()
+    fingerprint: str | None = None
+    """Of the body it was made from, where the client gave an Idempotency-Key."""
     warnings: tuple[str, ...] = ()
     """What the client should know of the request: the first lines of each attempt's system log."""
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -64,6 +65,7 @@ BLANK_IS_NONE = BeforeValidator(_none_if_blank)
 Text = Annotated[str | None, BLANK_IS_NONE]
 Secret = Annotated[SecretStr | None, BLANK_IS_NONE]
 File = Annotated[Path | None, BLANK_IS_NONE]
+Moment = Annotated[AwareDatetime | None, BeforeValidator(_none_if_blank)]
 Directory = Annotated[Path, AfterValidator(_absolute)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Issuer = Annotated[str, AfterValidator(_issuer)]
@@ -336,6 +338,10 @@ class ServiceInfo(Section):
     """Whom to ask: a URL or `mailto:` address."""
     documentation_url: Text = None
     """Where its documentation is."""
+    created_at: Moment = Field(
+        None, description="When the service was set up, as `2026-11-23T00:00:00Z`."
+    )
+    updated_at: Moment = Field(None, description="When the service was last changed.")
     environment: Text = None
     """For instance prod, test, dev or staging."""
 

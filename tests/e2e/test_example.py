@@ -43,4 +43,7 @@ def test_the_first_example_is_complete_with_the_right_checksum(stack: Stack, web
     assert executor.get("stderr", "") == ""
     assert attempt["start_time"] <= executor["start_time"] <= executor["end_time"]
     assert attempt["metadata"]["engine"].startswith(stack.engine)
+    assert attempt["metadata"]["job"].startswith(f"tes-{ended['id']}")
+    assert attempt["metadata"]["pulsar"].startswith("http://127.0.0.1:")
+    assert attempt["metadata"]["host"]
     stack.wait_until_nothing_is_left(ended["id"])

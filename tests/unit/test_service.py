@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tesp_api.domain.errors import InvalidRequest, NoSuchTask, StoreUnreachable
+from tesp_api.domain.errors import InvalidRequest, KeyTaken, NoSuchTask, StoreUnreachable
 from tesp_api.domain.lifecycle import CancelAsked, Claimed, Lost, Started, Succeeded, advance
 from tesp_api.domain.rules import Policy
 from tesp_api.domain.task import DriverId, JobId, Task, TaskId
@@ -67,6 +67,23 @@ async def test_an_unsupported_backend_parameter_is_not_kept_but_told_in_each_att
     assert not task.request.resources.backend_parameters
     lines = advance(task, CLAIM).attempts[0].system_logs
     assert lines == ("The backend parameter 'VmSize' is not supported.",)
+
+
+async def test_the_same_key_and_body_make_one_task(service: Service, store: MemoryStore) -> None:
+    first = await service.create(ANN, BODY, "key")
+    assert await service.create(ANN, BODY, "key") == first
+    assert await service.create(ANN, BODY, "another key") != first
+    assert await service.create(BOB, BODY, "key") != first
+    assert len(store.tasks) == 3
+
+
+async def test_a_key_that_comes_with_another_body_is_refused_and_changes_nothing(
+    service: Service, store: MemoryStore
+) -> None:
+    task_id = await service.create(ANN, BODY, "key")
+    with pytest.raises(KeyTaken):
+        await service.create(ANN, BODY + b" ", "key")
+    assert list(store.tasks) == [task_id]
 
 
 async def test_a_refused_request_reaches_neither_store_nor_dispatcher(
