@@ -40,6 +40,8 @@ class Filter:
     """To stand behind FROM; it calls the index `lead` and holds `lead.seq`."""
     ranges: tuple[Sql, ...]
     check: Sql
+    of_tasks: bool = True
+    """Whether the index is one of `task`, which may then hold all that is asked for."""
     ordered: bool = True
     """Whether a range is in the order of `seq`, so that one can stop after a page."""
 
@@ -100,6 +102,9 @@ def statement(query: Query, lead: Filter | None) -> Sql:
 
 def _legs(query: Query, lead: Filter | None, checks: Sequence[Sql]) -> Iterable[Sql]:
     if lead is not None and lead.ordered:
+        if lead.of_tasks and query.view is View.MINIMAL and not checks:
+            what = "lead.seq AS seq, lead.minimal AS document"
+            return [_select(what, lead.index, [some]) for some in lead.ranges]
         return [_leg("lead", lead.index, query.view, [some], checks) for some in lead.ranges]
     first = "task" if checks or query.view is View.MINIMAL else "document"
     if lead is None:
@@ -149,6 +154,7 @@ def _by_tag(key: str, value: str, query: Query) -> Filter:
     match = [tag, Sql(text="{}.value = ?", values=(value,))] if value else [tag]
     same = _select("1", "tag", [_of("tag", match), Sql(text="tag.seq = task.seq")])
     return Filter(
+        of_tasks=False,
         index="tag AS lead" if value else "tag AS lead INDEXED BY tag_by_key",
         ranges=(_of("lead", [*match, Sql(text="{}.seq < ?", values=(_before(query),))]),),
         check=Sql(text=f"EXISTS ({same.text})", values=same.values),
