@@ -77,9 +77,11 @@ class Parcels:
     """
 
     def __init__(self) -> None:
-        source = resources.files("tesp_api").joinpath("runner/tes_runner.py").read_bytes()
-        code = compile(source, "tes_runner.py", "exec", dont_inherit=True, optimize=0)
-        self._members = {"__main__.py": source, "__main__.pyc": _bytecode(code)}
+        self._members: dict[str, bytes] = {"tesp_api/__init__.py": b""}
+        for module in resources.files("tesp_api").joinpath("runner").iterdir():
+            if module.name.endswith(".py"):
+                place = "" if module.name == "__main__.py" else "tesp_api/runner/"
+                self._members |= _compiled(place + module.name, module.read_bytes())
 
     def pack(self, order: Mapping[str, Any]) -> bytes:
         """Return the zip file; `order` is JSON in its member `order.json`."""
@@ -90,6 +92,11 @@ class Parcels:
             text = json.dumps(order, ensure_ascii=True, separators=(",", ":"))
             archive.writestr(zipfile.ZipInfo("order.json"), text, zipfile.ZIP_DEFLATED)
         return buffer.getvalue()
+
+
+def _compiled(name: str, source: bytes) -> Mapping[str, bytes]:
+    code = compile(source, name, "exec", dont_inherit=True, optimize=0)
+    return {name: source, f"{name}c": _bytecode(code)}
 
 
 def _bytecode(code: CodeType) -> bytes:

@@ -23,9 +23,9 @@ from urllib.parse import unquote
 
 import pytest
 
+from tesp_api.pulsar.wire import Parcels
 from tests.needs import need
 
-RUNNER = Path(__file__).parents[2] / "tesp_api" / "runner" / "tes_runner.py"
 ENGINES = ("docker", "podman", "apptainer", "host")
 IMAGE = "ubuntu:20.04"
 LIMIT_S = 120
@@ -223,6 +223,8 @@ class Node:
         self.shared = base / "shared"
         self.shared.mkdir(mode=0o777)
         self.shared.chmod(0o777)
+        self.program = base / "runner.pyz"
+        self.program.write_bytes(Parcels().pack({}))
         self.jobs: list[Job] = []
 
     def start(
@@ -249,7 +251,7 @@ class Node:
             **order,
         }
         (job / "inputs" / "order.json").write_text(json.dumps(document))
-        argv = [python, "-IS", str(RUNNER), "../inputs/order.json"]
+        argv = [python, "-IS", str(self.program), "../inputs/order.json"]
         if user:
             subprocess.run(["chown", "-R", user, str(job)], check=True)
             group = str(pwd.getpwnam(user).pw_gid)

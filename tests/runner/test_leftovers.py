@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.runner.conftest import RUNNER, Engine, Node, decoded, file, sh, until
+from tesp_api.pulsar.wire import Parcels
+from tests.runner.conftest import Engine, Node, decoded, file, sh, until
 
 LONG = (
     "mkdir -p /o/closed/d; chmod 700 /o/closed; touch /o/closed/d/f;"
@@ -134,7 +134,7 @@ def _is_watchdog(pid: int, job: str) -> bool:
             directory = os.readlink(f"/proc/{pid}/cwd")
     except OSError:
         return False
-    own = b"tes_runner.py" in line and directory == "/" and _stdout_of(pid) == "/dev/null"
+    own = b"runner.pyz" in line and directory == "/" and _stdout_of(pid) == "/dev/null"
     return own and any(f"/{job}/" in arg for arg in [_runner_of(pid)])
 
 
@@ -238,9 +238,7 @@ def test_the_zip_is_run_and_removed(host: Engine, node: Node) -> None:
         (job / part).mkdir(parents=True)
     executors = [{"image": "x", "command": ["echo", "zipped"]}]
     order = {"version": 1, "job": "zipped", "engine": {"kind": "host"}, "executors": executors}
-    with zipfile.ZipFile(job / "inputs" / "run.pyz", "w") as pyz:
-        pyz.write(RUNNER, "__main__.py")
-        pyz.writestr("order.json", json.dumps(order))
+    (job / "inputs" / "run.pyz").write_bytes(Parcels().pack(order))
     command = f"{sys.executable} -IS ../inputs/run.pyz 2> ../metadata/tool_stderr"
     done = subprocess.run(
         ["/bin/bash", "-c", command], cwd=job / "working", check=True, capture_output=True
@@ -280,11 +278,13 @@ def test_the_locale_of_the_node_does_not_matter(
     "order",
     [{}, {"job": "x"}, {"engine": {"kind": "docker"}}, {"job": "x", "engine": {"kind": "lxc"}}],
 )
-def test_an_order_that_makes_no_sense_is_answered(tmp_path: Path, order: dict[str, object]) -> None:
+def test_an_order_that_makes_no_sense_is_answered(
+    node: Node, tmp_path: Path, order: dict[str, object]
+) -> None:
     for part in ("working", "outputs"):
         (tmp_path / part).mkdir()
     (tmp_path / "o.json").write_text(json.dumps(order))
-    argv = [sys.executable, "-IS", str(RUNNER), str(tmp_path / "o.json")]
+    argv = [sys.executable, "-IS", str(node.program), str(tmp_path / "o.json")]
     done = subprocess.run(argv, cwd=tmp_path / "working", check=True, capture_output=True)
     said = decoded(done.stdout.decode())
     assert said["outcome"] == "system_error"

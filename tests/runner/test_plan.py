@@ -9,16 +9,23 @@ from typing import Any
 
 import pytest
 
-from tesp_api.runner import tes_runner
+from tesp_api import runner
+from tesp_api.runner.engine import is_reference
+from tesp_api.runner.mounts import Mount, inexpressible, mount_option, mounts
+from tesp_api.runner.order import Order, read_order
+from tesp_api.runner.report import REPORT_CAP, frame
+from tesp_api.runner.streams import Tail
+from tesp_api.runner.transfer import public_url
+from tesp_api.runner.tree import Tree, plant, uproot
 from tests.runner.conftest import decoded, file
 
 
-def order(**more: Any) -> tes_runner.Order:
-    return tes_runner.read_order({"job": "j1", "engine": {"kind": "docker"}, **more})
+def order(**more: Any) -> Order:
+    return read_order({"job": "j1", "engine": {"kind": "docker"}, **more})
 
 
 def plan(**more: Any) -> dict[str, str]:
-    found = tes_runner.mounts(order(**more), "/tree")
+    found = mounts(order(**more), "/tree")
     assert all(mount.host == f"/tree{mount.container}" for mount in found)
     assert [mount.container for mount in found] == sorted(mount.container for mount in found)
     return {mount.container: mount.kind for mount in found}
@@ -92,10 +99,10 @@ def test_only_what_lies_outside_of_a_workdir_is_made_beforehand(tmp_path: Path) 
         outputs=[output("/work/results/x"), output("/o/deep/x"), output("/d/e", "DIRECTORY")],
         volumes=["/vol/a"],
     )
-    tree = tes_runner.Tree(str(tmp_path))
+    tree = Tree(str(tmp_path))
     old = os.umask(0o077)
     try:
-        tes_runner.plant(made, tree, tes_runner.mounts(made, tree.top))
+        plant(made, tree, mounts(made, tree.top))
     finally:
         os.umask(old)
     found = {str(path.relative_to(tmp_path)): path.stat().st_mode for path in tmp_path.rglob("*")}
@@ -125,7 +132,7 @@ def test_only_what_lies_outside_of_a_workdir_is_made_beforehand(tmp_path: Path) 
     ],
 )
 def test_a_mount_option_reads_back_as_it_was_meant(path: str) -> None:
-    option = tes_runner.mount_option(tes_runner.Mount("/h" + path, "/c" + path, "file"))
+    option = mount_option(Mount("/h" + path, "/c" + path, "file"))
     (fields,) = (
         csv.reader([option.replace("\r", "\N{SNOWMAN}")], strict=True)
         if "\n" not in option
@@ -137,9 +144,9 @@ def test_a_mount_option_reads_back_as_it_was_meant(path: str) -> None:
 
 @pytest.mark.parametrize("kind", ["docker", "podman", "apptainer", "singularity"])
 def test_the_only_path_that_no_engine_can_bind_is_named(kind: str) -> None:
-    assert "carriage return" in (tes_runner.inexpressible(kind, "/a\r\nb") or "")
-    assert tes_runner.inexpressible(kind, "/a\rb\n,:\"'") is None
-    assert tes_runner.inexpressible("host", "/a\r\nb") is None
+    assert "carriage return" in (inexpressible(kind, "/a\r\nb") or "")
+    assert inexpressible(kind, "/a\rb\n,:\"'") is None
+    assert inexpressible("host", "/a\r\nb") is None
 
 
 @pytest.mark.parametrize(
@@ -151,7 +158,7 @@ def test_the_only_path_that_no_engine_can_bind_is_named(kind: str) -> None:
     ],
 )
 def test_a_reference_is_known(image: str) -> None:
-    assert tes_runner.is_reference(image)
+    assert is_reference(image)
 
 
 @pytest.mark.parametrize(
@@ -175,24 +182,24 @@ def test_a_reference_is_known(image: str) -> None:
     ],
 )
 def test_what_is_no_reference_is_refused(image: str) -> None:
-    assert not tes_runner.is_reference(image)
+    assert not is_reference(image)
 
 
 def test_a_long_image_name_is_judged_quickly() -> None:
-    assert not tes_runner.is_reference("a-" * 255 + "!")
-    assert not tes_runner.is_reference("a/" * 255 + "!")
+    assert not is_reference("a-" * 255 + "!")
+    assert not is_reference("a/" * 255 + "!")
 
 
 def test_a_tail_is_the_end_and_cuts_no_character() -> None:
-    tail = tes_runner.Tail(10)
+    tail = Tail(10)
     for _ in range(100_000):
         tail.write("žluť".encode())
     assert tail.text() == "žluťlu"[-6:] or len(tail.text().encode()) <= 10
     assert "\ufffd" not in tail.text()
-    short = tes_runner.Tail(10)
+    short = Tail(10)
     short.write(b"\x80abc")
     assert short.text() == "\ufffdabc"
-    empty = tes_runner.Tail(0)
+    empty = Tail(0)
     empty.write(b"abc")
     assert empty.text() == ""
 
@@ -214,30 +221,28 @@ def report(tails: int, outputs: int = 0, log: int = 0) -> dict[str, Any]:
 
 def test_a_short_report_is_whole() -> None:
     short = report(1, 3, 3)
-    assert decoded(tes_runner.frame(short)) == short
+    assert decoded(frame(short)) == short
 
 
 def test_a_long_report_loses_tails_first_then_listings() -> None:
-    line = tes_runner.frame(report(20, 10))
-    assert len(line) <= tes_runner.REPORT_CAP
+    line = frame(report(20, 10))
+    assert len(line) <= REPORT_CAP
     read = decoded(line)
     assert len(read["executors"]) == 20
     assert len(read["outputs"]) == 10
     assert 0 < len(read["executors"][0]["stdout"]) < 65536
     assert "tails of stdout and stderr are shortened" in read["log"][-1]
-    line = tes_runner.frame(report(2, 20_000))
-    assert len(line) <= tes_runner.REPORT_CAP
+    line = frame(report(2, 20_000))
+    assert len(line) <= REPORT_CAP
     read = decoded(line)
     assert 0 < len(read["outputs"]) < 20_000
     assert "outputs are not listed" in read["log"][-1]
-    line = tes_runner.frame(report(2, 0, 20_000))
-    assert len(line) <= tes_runner.REPORT_CAP
+    line = frame(report(2, 0, 20_000))
+    assert len(line) <= REPORT_CAP
 
 
 def test_a_report_is_valid_unicode() -> None:
-    read = decoded(
-        tes_runner.frame({"executors": [], "outputs": [{"path": "/a\udcff"}], "log": []})
-    )
+    read = decoded(frame({"executors": [], "outputs": [{"path": "/a\udcff"}], "log": []}))
     assert read["outputs"][0]["path"] == "/a\ufffd"
 
 
@@ -253,7 +258,7 @@ def test_a_report_is_valid_unicode() -> None:
     ],
 )
 def test_a_url_is_shown_without_credentials(url: str, shown: str) -> None:
-    assert tes_runner.public_url(url) == shown
+    assert public_url(url) == shown
 
 
 def test_links_never_lead_out_of_the_tree(tmp_path: Path) -> None:
@@ -268,7 +273,7 @@ def test_links_never_lead_out_of_the_tree(tmp_path: Path) -> None:
     (top / "loop").symlink_to("loop")
     (top / "dirlink").symlink_to("/")
     os.mkfifo(top / "fifo")
-    tree = tes_runner.Tree(str(top))
+    tree = Tree(str(top))
     for path in ("/absolute", "/up", "/dirlink/d/../d/real", "/dirlink/absolute"):
         descriptor = tree.open(path, os.O_RDONLY)
         assert os.read(descriptor, 10) == b"in"
@@ -303,13 +308,14 @@ def test_whatever_a_task_left_is_removed(tmp_path: Path) -> None:
     (top / "link").symlink_to("/etc")
     os.mkfifo(top / "fifo")
     (top / os.fsdecode(b"\xff\xfe")).write_text("")
-    tes_runner.uproot(str(top))
+    uproot(str(top))
     assert os.listdir(tmp_path) == []
-    tes_runner.uproot(str(top))
+    uproot(str(top))
 
 
-def test_the_file_speaks_python_3_8_and_imports_nothing_slow() -> None:
-    text = Path(tes_runner.__file__).read_text()
-    top = re.findall(r"^(?:import|from) (\S+)", text, re.MULTILINE)
-    quick = "__future__ errno json os posixpath re select signal stat sys time typing"
-    assert set(top) == set(quick.split())
+def test_no_module_imports_what_is_slow_before_it_is_needed() -> None:
+    quick = {"__future__", "errno", "json", "os", "posixpath", "re", "select", "signal"}
+    quick |= {"stat", "sys", "time", "typing"}
+    for module in Path(str(runner.__file__)).parent.glob("*.py"):
+        top = re.findall(r"^(?:import|from) (\S+)", module.read_text(), re.MULTILINE)
+        assert {name for name in top if not name.startswith("tesp_api.runner.")} <= quick

@@ -297,7 +297,7 @@ def test_a_stopped_client_does_not_stop_the_program(node: Node) -> None:
     job = node.start(docker, sh("sleep 1.5; exit 6"))
     until(lambda: _running(docker, job.name), 20)
     for process in job.processes():
-        assert "start" in process or "tes_runner" in process or "sleep" in process
+        assert "start" in process or "runner.pyz" in process or "sleep" in process
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as handle:

@@ -1,5 +1,6 @@
 """The host engine's walls, tried from inside, by a runner that is root and by one that is not."""
 
+import base64
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.needs import need
-from tests.runner.conftest import RUNNER, Engine, Node, decoded, sh, until
+from tests.runner.conftest import Engine, Node, decoded, sh, until
 
 PYTHON = "/usr/bin/python3"
 
@@ -226,11 +227,11 @@ def test_without_namespaces_nothing_runs(node: Node, host: Engine) -> None:
     executors = [{"image": "x", "command": ["touch", "/tmp/ran"]}]
     order = {"job": "inner", "engine": {"kind": "host"}, "executors": executors}
     script = (
-        "mkdir -p /tmp/j/working /tmp/j/outputs; cd /tmp/j/working;"
-        "python3 -IS /in/run.py /in/o.json; test ! -e /tmp/ran"
+        "mkdir -p /tmp/j/working /tmp/j/outputs; cd /tmp/j/working; base64 -d /in/pyz >../pyz;"
+        "python3 -IS ../pyz /in/o.json; test ! -e /tmp/ran"
     )
     inputs = [
-        {"path": "/in/run.py", "content": RUNNER.read_text()},
+        {"path": "/in/pyz", "content": base64.b64encode(node.program.read_bytes()).decode()},
         {"path": "/in/o.json", "content": json.dumps(order)},
     ]
     said = node.run(host, sh(script), inputs=inputs, tail_bytes=1 << 20).complete().stdout()

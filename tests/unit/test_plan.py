@@ -1,32 +1,19 @@
 """Orders: paths in one spelling, and a form that the runner itself accepts."""
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tesp_api
 from tesp_api.domain.plan import normal, reap_order, run_order
 from tesp_api.domain.task import JobId
+from tesp_api.runner.order import read_order
 from tests.unit.fakes import SITE, new_task
 
 JOB = JobId("tes-a-0")
 IMAGE = {"image": "ubuntu", "command": ["true"]}
-
-
-def runner() -> ModuleType:
-    path = Path(tesp_api.__file__).parent / "runner" / "tes_runner.py"
-    spec = importlib.util.spec_from_file_location("tes_runner_of_this_test", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -84,11 +71,10 @@ def test_an_order_holds_what_was_asked_in_normal_paths() -> None:
 
 
 def test_the_runner_accepts_our_orders() -> None:
-    module = runner()
-    read = module.read_order(order(executors=[IMAGE, {**IMAGE, "ignore_error": True}]))
+    read = read_order(order(executors=[IMAGE, {**IMAGE, "ignore_error": True}]))
     assert read.job == JOB
     assert len(read.executors) == 2
     two = replace(new_task(), request=new_task(executors=[IMAGE, IMAGE]).request)
-    reap = module.read_order(reap_order(two, JobId("tes-a-1"), JOB, SITE))
+    reap = read_order(reap_order(two, JobId("tes-a-1"), JOB, SITE))
     assert reap.reaps == JOB
     assert len(reap.executors) == 2

@@ -1,21 +1,18 @@
 """What a request must obey, and how its mistakes are told."""
 
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import tesp_api
 from tesp_api.domain import images
 from tesp_api.domain.errors import InvalidRequest
 from tesp_api.domain.parsing import MISTAKES_TOLD, VALUES, parse
 from tesp_api.domain.rules import Policy, inexpressible, is_pattern, mistakes, path_refusal
 from tesp_api.domain.tes import Input, Output, TaskRequest
+from tesp_api.runner import engine, mounts
 
 EXECUTOR = {"image": "ubuntu:20.04", "command": ["true"]}
 ENGINES = ("docker", "podman", "apptainer", "singularity", "host")
@@ -364,32 +361,18 @@ def test_other_names_are_no_patterns(path: str) -> None:
     assert not is_pattern(path)
 
 
-@pytest.fixture(scope="module")
-def runner() -> ModuleType:
-    """The program of the node, which nothing of the server imports."""
-    path = Path(tesp_api.__file__).parent / "runner" / "tes_runner.py"
-    spec = importlib.util.spec_from_file_location("tes_runner", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @given(st.text(), st.sampled_from(ENGINES))
 @example("/a\r\nb", "docker")
 @example("/a,b:c", "apptainer")
-def test_no_path_is_taken_that_the_runner_could_not_mount(
-    runner: ModuleType, path: str, engine: str
-) -> None:
+def test_no_path_is_taken_that_the_runner_could_not_mount(path: str, engine: str) -> None:
     if inexpressible(path, engine) is None:
-        assert runner.inexpressible(engine, path) is None
-    if runner.inexpressible(engine, path) is not None:
+        assert mounts.inexpressible(engine, path) is None
+    if mounts.inexpressible(engine, path) is not None:
         assert path_refusal("/" + path, engine) is not None
 
 
 @given(st.from_regex(images._REFERENCE, fullmatch=True) | st.text())
-def test_no_image_is_taken_that_the_runner_would_refuse(runner: ModuleType, image: str) -> None:
+def test_no_image_is_taken_that_the_runner_would_refuse(image: str) -> None:
     if images.is_reference(image):
-        assert runner.is_reference(image)
+        assert engine.is_reference(image)
         assert not image.startswith("-")
