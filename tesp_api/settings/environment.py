@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -67,10 +67,12 @@ def _value(key: Key, text: str) -> object:
     """Read `text` as the key's type where possible; the check of the whole sees the rest."""
     if key.many:
         return _words(text)
-    if key.field.annotation not in (bool, int, float):
+    types = {key.field.annotation, *get_args(key.field.annotation)}
+    number = next((one for one in (bool, int, float) if one in types), None)
+    if number is None:
         return text
     try:
-        return TypeAdapter[object](key.field.annotation).validate_python(text)
+        return TypeAdapter[object](number).validate_python(text)
     except ValidationError:
         return text
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, get_args, get_origin
+from typing import Annotated, Final, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -33,13 +33,27 @@ class Key:
     @property
     def secret(self) -> bool:
         """Whether its value must not be shown."""
-        annotation = self.field.annotation
-        return any("SecretStr" in str(part) for part in (annotation, *get_args(annotation)))
+        return is_secret(self.field)
 
     @property
     def many(self) -> bool:
         """Whether it is a list."""
         return get_origin(self.field.annotation) is tuple
+
+    @property
+    def entries(self) -> Mapping[str, FieldInfo]:
+        """The fields of each entry, by name, where it is a list of tables."""
+        (kind, *_) = get_args(self.field.annotation) if self.many else (None,)
+        if get_origin(kind) is Annotated:
+            kind = get_args(kind)[0]
+        is_table = isinstance(kind, type) and issubclass(kind, BaseModel)
+        return kind.model_fields if is_table else {}
+
+
+def is_secret(field: FieldInfo) -> bool:
+    """Whether the field's value must not be shown."""
+    annotation = field.annotation
+    return any("SecretStr" in str(part) for part in (annotation, *get_args(annotation)))
 
 
 def variable(name: str) -> str:

@@ -7,7 +7,7 @@ typo, and not tell which section a value is from.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,7 @@ from tesp_api.settings import environment, mistakes
 from tesp_api.settings.environment import Tree
 from tesp_api.settings.keys import IGNORED
 from tesp_api.settings.model import Keys, Settings
+from tesp_api.settings.storage import Granted
 
 FILE: Final = "settings.toml"
 SECRETS_FILE: Final = ".secrets.toml"
@@ -153,12 +154,37 @@ def _without_effect(tree: Tree) -> tuple[str, ...]:
 
 def _careless(keys: Keys) -> tuple[str, ...]:
     """Return a warning for what is allowed but hardly meant."""
+    found = list(_idle_grants(keys))
     if keys.oauth.enable and keys.oauth.required_audience is None:
-        return (
+        found.append(
             "`oauth.required_audience` is not given: tokens that the issuers made for any other "
-            "service are taken too.",
+            "service are taken too."
         )
-    return ()
+    return tuple(found)
+
+
+def _idle_grants(keys: Keys) -> Iterator[str]:
+    """Yield a warning for each credential or root that serves nobody."""
+    storage = keys.storage
+    owned = keys.basic_auth.enable or keys.oauth.enable
+    granted: Mapping[str, Sequence[Granted]] = {
+        "file.roots": storage.file.roots,
+        "http": storage.http,
+        "ftp": storage.ftp,
+        "s3": storage.s3,
+    }
+    for name, entries in granted.items():
+        for index, entry in enumerate(entries):
+            if owned and entry.owners is None:
+                yield (
+                    f"`storage.{name}[{index}]` names no `owners`, so with authentication it "
+                    "serves nobody."
+                )
+            elif not owned and "*" not in (entry.owners or "*"):
+                yield (
+                    f"`storage.{name}[{index}]` serves nobody: without authentication tasks have "
+                    "no owner."
+                )
 
 
 def _taken_out(tree: Tree, name: str) -> bool:

@@ -3,90 +3,29 @@
 The text below a field is its description: README's table and `tesp-api check` are made of it.
 """
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    AwareDatetime,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    model_validator,
+from pydantic import Field, SecretStr, model_validator
+
+from tesp_api.settings.section import (
+    AmqpUrl,
+    Count,
+    Days,
+    Directory,
+    Engine,
+    File,
+    HttpUrl,
+    Issuer,
+    Level,
+    Moment,
+    MongodbUri,
+    Secret,
+    Section,
+    Text,
 )
+from tesp_api.settings.storage import Storage
 
-from tesp_api.domain.issuers import issuer_mistake
-
-
-def _none_if_blank(value: object) -> object:
-    """Read an empty text as "not given", as the reference's settings file means it."""
-    return None if isinstance(value, str) and not value.strip() else value
-
-
-def _upper(value: object) -> object:
-    return value.upper() if isinstance(value, str) else value
-
-
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("it should be a URL that begins with http:// or https:// and names a host")
-    return value.rstrip("/")
-
-
-def _mongodb_uri(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
-        raise ValueError("it should begin with mongodb:// or mongodb+srv://")
-    return value
-
-
-def _amqp_url(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("amqp://", "amqps://", "pyamqp://")):
-        raise ValueError("it should begin with amqp:// or amqps://")
-    return value
-
-
-def _issuer(value: str) -> str:
-    if mistake := issuer_mistake(value):
-        raise ValueError(f"it should {mistake}")
-    return value
-
-
-def _absolute(value: Path) -> Path:
-    if not value.is_absolute():
-        raise ValueError("it should be an absolute path")
-    return value
-
-
-BLANK_IS_NONE = BeforeValidator(_none_if_blank)
-Text = Annotated[str | None, BLANK_IS_NONE]
-Secret = Annotated[SecretStr | None, BLANK_IS_NONE]
-File = Annotated[Path | None, BLANK_IS_NONE]
-Moment = Annotated[AwareDatetime | None, BeforeValidator(_none_if_blank)]
-Directory = Annotated[Path, AfterValidator(_absolute)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Issuer = Annotated[str, AfterValidator(_issuer)]
-MongodbUri = Annotated[Annotated[SecretStr, AfterValidator(_mongodb_uri)] | None, BLANK_IS_NONE]
-AmqpUrl = Annotated[Annotated[SecretStr, AfterValidator(_amqp_url)] | None, BLANK_IS_NONE]
-Level = Annotated[
-    Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)
-]
-Engine = Literal["docker", "podman", "singularity", "apptainer", "host"]
-
-
-class Section(BaseModel):
-    """Keys that belong together."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
+__all__ = ["Keys", "Section", "Settings"]
 
 
 class Db(Section):
@@ -121,7 +60,8 @@ class Pulsar(Section):
     url: HttpUrl = Field("http://localhost:8913", repr=False)
     """Pulsar's REST interface."""
     amqp_url: AmqpUrl = None
-    """Message broker by which Pulsar is reached instead of `pulsar.url`."""
+    """Message broker by which Pulsar is reached instead of `pulsar.url`:
+    `amqp[s]://user:password@host:port/vhost`."""
     private_token: Secret = None
     """The `private_token` of Pulsar's `app.yml`."""
     manager: str = Field("_default_", pattern=r"^[A-Za-z0-9_-]+$")
@@ -132,9 +72,13 @@ class Pulsar(Section):
     client_timeout: float = Field(30, gt=0)
     """Longest wait for one answer of Pulsar, in seconds."""
     verify_tls: bool = True
-    """Whether Pulsar's certificate is checked."""
+    """Whether the certificate of Pulsar, or the broker, is checked."""
     ca_file: File = None
-    """Certificates (PEM) to trust for Pulsar instead of the system's."""
+    """Certificates (PEM) to trust for Pulsar, or the broker, instead of the system's."""
+    cert_file: File = None
+    """Certificate (PEM) that the server shows to Pulsar or the broker."""
+    key_file: File = None
+    """Key (PEM) of `pulsar.cert_file`; without it, in the same file."""
     status: PulsarStatus = PulsarStatus()
 
 
@@ -192,25 +136,19 @@ class Container(Section):
         return self.program or self.type
 
 
-class FileStorage(Section):
-    """`file://` URLs."""
-
-    roots: tuple[Directory, ...] = ()
-    """Directories on the node below which tasks may read and write by `file://` or a bare path;
-    none, no such URLs."""
-
-
-class Storage(Section):
-    """Where inputs come from and outputs go."""
-
-    file: FileStorage = FileStorage()
-
-
 class Logs(Section):
     """What is kept of a task's own output."""
 
     tail_bytes: int = Field(65_536, ge=0, le=1_048_576)
     """How much of the end of each executor's stdout and stderr is kept in the task, in bytes."""
+
+
+class Outputs(Section):
+    """What becomes of a task's outputs."""
+
+    missing: Literal["warn", "error"] = "warn"
+    """What a declared output that is not there after success means: `warn`, a line in the task's
+    system log; `error`, SYSTEM_ERROR."""
 
 
 class Limits(Section):
@@ -220,6 +158,23 @@ class Limits(Section):
     """Longest request body, in bytes; a longer one is a 413."""
     content_bytes: int = Field(1_048_576, ge=131_072)
     """Longest `content` of one input, in bytes of UTF-8."""
+    queue: Count = Field(None, ge=1)
+    """Most tasks that may wait in QUEUED; one more is a 503 with Retry-After. Each API process
+    counts at least twice a second, so that several may exceed it by what they take meanwhile."""
+    tasks_per_owner: Count = Field(None, ge=1)
+    """Most unfinished tasks of one owner (who is known only with authentication); one more is a 429
+    with Retry-After. Counted as `limits.queue` is."""
+
+
+class Retention(Section):
+    """How long ended tasks are kept, and how often one looks after them."""
+
+    days: Days = Field(None, gt=0)
+    """How long a task is kept after its end, in days; none, for ever. One of which something is
+    left at Pulsar or in a storage is kept until that is removed."""
+    sweep_s: float = Field(60, gt=0)
+    """How often ended tasks are searched for leftovers that nobody removes, and for those whose
+    time is over, in seconds. Both are found by an index: a search costs next to nothing."""
 
 
 class Server(Section):
@@ -361,7 +316,9 @@ class Keys(Section):
     logging: Logging = Logging()
     logs: Logs = Logs()
     oauth: OAuth = OAuth()
+    outputs: Outputs = Outputs()
     pulsar: Pulsar = Pulsar()
+    retention: Retention = Retention()
     server: Server = Server()
     service_info: ServiceInfo = ServiceInfo()
     storage: Storage = Storage()

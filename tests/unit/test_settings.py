@@ -125,7 +125,7 @@ def test_a_profile_inherits_what_it_does_not_say_also_within_a_section(file: Wri
 def test_a_profiles_list_replaces_an_inherited_one(file: Written) -> None:
     text = '[default]\nstorage.file.roots = ["/a", "/b"]\n[site]\nstorage.file.roots = ["/c"]\n'
     loaded = file.load(text, FASTAPI_PROFILE="site")
-    assert loaded.storage.file.roots == (Path("/c"),)
+    assert [root.path for root in loaded.storage.file.roots] == [Path("/c")]
 
 
 def test_profiles_are_found_whatever_the_case(file: Written) -> None:
@@ -152,6 +152,28 @@ def test_the_environment_overrides_the_file(file: Written) -> None:
     assert loaded.pulsar.status.poll_interval == 0.5
     assert loaded.db.sqlite_path == Path("x.sqlite")
     assert loaded.instance == "abc"
+
+
+def test_a_number_that_may_be_missing_comes_from_the_environment_too(file: Written) -> None:
+    loaded = file.load(
+        "[default]\n",
+        TESP_LIMITS__QUEUE="10000",
+        TESP_LIMITS__TASKS_PER_OWNER="",
+        TESP_RETENTION__DAYS="0.5",
+    )
+    assert (loaded.limits.queue, loaded.limits.tasks_per_owner) == (10_000, None)
+    assert (loaded.retention.days, loaded.retention.sweep_s) == (0.5, 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("TESP_LIMITS__QUEUE", "0"), ("TESP_LIMITS__QUEUE", "many"), ("TESP_RETENTION__DAYS", "-1")],
+)
+def test_a_limit_that_is_no_positive_number_is_refused(
+    file: Written, name: str, value: str
+) -> None:
+    with pytest.raises(Misconfigured, match=name.removeprefix("TESP_").lower().split("__")[0]):
+        file.load("[default]\n", **{name: value})
 
 
 @given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1))
@@ -293,7 +315,7 @@ def test_no_store_at_all_is_refused(file: Written) -> None:
         ("container.type = 'both'", "`container.type` is \"both\", but it should be 'docker'"),
         (
             "storage.file.roots = ['/a', 'b']",
-            '`storage.file.roots[1]` is "b", but it should be an absolute path.',
+            '`storage.file.roots[1].path` is "b", but it should be an absolute path.',
         ),
         ("container.run_args = 'x'", '`container.run_args` is "x", but it should be a valid'),
         ("pulsar.url = 'ftp://h'", '`pulsar.url` is "ftp://h", but it should be a URL that begins'),
@@ -520,3 +542,194 @@ def test_half_a_rule_for_administrators_stops_the_start(
     enabled = '[default]\noauth.enable = true\noauth.issuers = ["https://a.example"]\n'
     [line] = file.complaints(enabled + text + "\n")
     assert line.startswith(complaint)
+
+
+# Data: whom credentials and roots serve.
+
+STORAGE = """[default]
+storage.ca_file = "/etc/lab.pem"
+
+[[default.storage.file.roots]]
+path = "/data/{owner}"
+owners = ["*"]
+mode = "bind"
+
+[[default.storage.http]]
+prefixes = ["https://lab.example/private/"]
+token = "hunter2-http"
+
+[[default.storage.ftp]]
+prefixes = ["ftp://lab.example/"]
+username = "lab"
+password = "hunter2-ftp"
+
+[[default.storage.s3]]
+prefixes = ["s3://", "gs://bucket/{owner}/"]
+endpoint = "https://s3.lab.example/"
+access_key = "hunter2-ak"
+secret_key = "hunter2-sk"
+session_token = "hunter2-st"
+
+[[default.storage.s3]]
+prefixes = ["s3://aws"]
+profile = "lab"
+region = "eu-west-3"
+"""
+
+
+def test_each_entry_of_storage_is_a_table(file: Written) -> None:
+    storage = file.load(STORAGE).storage
+    assert [(str(root.path), root.mode) for root in storage.file.roots] == [
+        ("/data/{owner}", "bind")
+    ]
+    lab, amazon = storage.s3
+    assert (lab.url, lab.addressing) == ("https://s3.lab.example", "path")
+    assert (amazon.url, amazon.addressing) == ("https://s3.eu-west-3.amazonaws.com", "virtual")
+    assert storage.ftp[0].owners is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "url", "addressing"),
+    [
+        ({"prefixes": ["gs://"]}, "https://storage.googleapis.com", "path"),
+        (
+            {"prefixes": ["s3://"], "region": "cn-north-1"},
+            "https://s3.cn-north-1.amazonaws.com.cn",
+            "virtual",
+        ),
+        (
+            {"prefixes": ["s3://"], "endpoint": "http://h", "style": "virtual"},
+            "http://h",
+            "virtual",
+        ),
+    ],
+)
+def test_without_an_endpoint_a_bucket_is_amazons_or_googles(
+    entry: dict[str, object], url: str, addressing: str
+) -> None:
+    (s3,) = Keys.model_validate_json(json.dumps({"storage": {"s3": [entry]}})).storage.s3
+    assert (s3.url, s3.addressing) == (url, addressing)
+
+
+def test_a_root_may_be_a_text_and_entries_may_come_from_the_environment(file: Written) -> None:
+    loaded = file.load(
+        "[default]\n",
+        TESP_STORAGE__FILE__ROOTS="/a /b",
+        TESP_STORAGE__S3='[{"prefixes": ["s3://"], "anonymous": true}]',
+    )
+    assert [str(root.path) for root in loaded.storage.file.roots] == ["/a", "/b"]
+    assert loaded.storage.s3[0].anonymous
+
+
+def test_secrets_within_entries_are_neither_shown_nor_printed_but_known_for_masking(
+    file: Written,
+) -> None:
+    loaded = file.load(STORAGE)
+    assert "hunter2" not in repr(loaded)
+    shown = settings.masked(loaded)
+    assert "hunter2" not in str(shown)
+    assert '"prefixes": ["s3://aws"], "region": "eu-west-3", "profile": "lab"' in shown[
+        "storage.s3"
+    ].replace('"owners": null, ', "")
+    kinds = {"http", "ftp", "ak", "sk", "st"}
+    assert set(settings.secret_values(loaded)) == {f"hunter2-{kind}" for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            "s3 = [{prefixes=['s3:/x']}]",
+            '`storage.s3[0].prefixes[0]` is "s3:/x", but it should begin',
+        ),
+        (
+            "s3 = [{prefixes=['ftp://x']}]",
+            '`storage.s3[0].prefixes[0]` is "ftp://x", but it should',
+        ),
+        ("s3 = [{prefixes=['s3://{owner}/x']}]", "`storage.s3[0].prefixes[0]` is"),
+        ("s3 = [{prefixes=['s3://b/{user}/']}]", "`storage.s3[0].prefixes[0]` is"),
+        ("s3 = [{prefixes=['s3://b/../c']}]", "`storage.s3[0].prefixes[0]` is"),
+        (
+            "s3 = [{prefixes=[]}]",
+            "`storage.s3[0].prefixes` is [], but it should name at least one.",
+        ),
+        ("s3 = [{access_key='hunter2'}]", "`storage.s3[0].prefixes` is missing."),
+        ("s3 = ['hunter2']", "`storage.s3[0]` is given, but it should be a table of settings."),
+        ("s3 = 'hunter2'", "`storage.s3` is given, but it should be"),
+        (
+            "s3 = [{prefixes=['s3://'], acces_key='hunter2'}]",
+            "`storage.s3[0].acces_key` is no setting (did you mean `storage.s3[].access_key`?).",
+        ),
+        (
+            "s3 = [{prefixes=['s3://'], access_key='hunter2'}]",
+            "`storage.s3[0]`: `access_key` and `secret_key` need each other.",
+        ),
+        (
+            "s3 = [{prefixes=['s3://'], secret_key=5}]",
+            "`storage.s3[0].secret_key` is given, but it should be",
+        ),
+        (
+            "s3 = [{prefixes=['s3://'], session_token='hunter2'}]",
+            "`storage.s3[0]`: `session_token` needs",
+        ),
+        (
+            "s3 = [{prefixes=['s3://'], profile='p', anonymous=true}]",
+            "`storage.s3[0]`: only one of",
+        ),
+        (
+            "s3 = [{prefixes=['s3://', 'gs://']}]",
+            "`storage.s3[0]`: s3:// and gs:// need an entry each",
+        ),
+        (
+            "s3 = [{prefixes=['s3://'], endpoint='http://u:hunter2@h'}]",
+            "`storage.s3[0].endpoint` is",
+        ),
+        (
+            "s3 = [{prefixes=['s3://'], multipart_bytes=6000000000}]",
+            "`storage.s3[0].multipart_bytes` is 6000000000",
+        ),
+        ("http = [{prefixes=['https://'], token='hunter2'}]", "`storage.http[0].prefixes[0]` is"),
+        (
+            "http = [{prefixes=['https://u:hunter2@h/'], token='x'}]",
+            "`storage.http[0].prefixes[0]` is",
+        ),
+        (
+            "http = [{prefixes=['https://h/?a'], token='hunter2'}]",
+            "`storage.http[0].prefixes[0]` is",
+        ),
+        ("http = [{prefixes=['https://h/']}]", "`storage.http[0]`: it should have either"),
+        (
+            "http = [{prefixes=['https://h/'], username='u', token='t'}]",
+            "`storage.http[0]`: it should",
+        ),
+        ("ftp = [{prefixes=['ftp://h/'], username='u'}]", "`storage.ftp[0].password` is missing."),
+        ("file.roots = ['/a/../b']", '`storage.file.roots[0].path` is "/a/../b", but it should'),
+        ("file.roots = [{path='/a', mode='link'}]", '`storage.file.roots[0].mode` is "link", but'),
+        ("presign_s = 604801", "`storage.presign_s` is 604801, but it should be"),
+    ],
+)
+def test_half_an_entry_stops_the_start_without_its_secrets(
+    file: Written, text: str, complaint: str
+) -> None:
+    (found,) = file.complaints(f"[default.storage]\n{text}\n")
+    assert found.startswith(complaint)
+    assert "hunter2" not in found
+
+
+def test_an_entry_that_is_no_json_is_not_shown(file: Written) -> None:
+    (found,) = file.complaints("[default]\n", TESP_STORAGE__S3='[{"secret_key": "hunter2"')
+    assert found.startswith("`storage.s3` is given (from TESP_STORAGE__S3), but it should be")
+
+
+def test_what_serves_nobody_is_told_at_the_start(file: Written) -> None:
+    basic = "basic_auth = {enable=true, username='u', password='p'}\n"
+    root = "storage.file.roots = [{path='/a', owners=['basic:u']}, '/b', {path='/c', owners=['*']}]"
+    with_authentication = file.load(f"[default]\n{basic}{root}\n").warnings
+    without = file.load(f"[default]\n{root}\n").warnings
+    assert [text.partition(" ")[0] for text in with_authentication] == ["`storage.file.roots[1]`"]
+    assert [text.partition(" ")[0] for text in without] == ["`storage.file.roots[0]`"]
+
+
+def test_the_table_has_the_keys_of_entries() -> None:
+    assert "| `storage.s3[].multipart_bytes` |  | `1073741824` | " in settings.table()
+    assert "| `storage.file.roots[].mode` |  | `copy` | " in settings.table()
