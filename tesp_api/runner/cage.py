@@ -223,7 +223,7 @@ def furnish(cage: Cage) -> None:
     kernel.mount("proc", f"{top}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for path, mount in places:
         make_point(top + path, directory=mount.kind == "directory")
-        bind(kernel, mount.host, top + path, MS_NOSUID | MS_NODEV)
+        bind_mount(kernel, mount, top + path)
     if cage.stranger is not None:
         for path in ("/", "/home", "/root", "/var", "/var/tmp", "/run", "/mnt", "/media", "/srv"):
             os.chown(top + path, cage.stranger, cage.stranger)
@@ -307,6 +307,21 @@ def bind(kernel: Kernel, source: str, target: str, flags: int) -> None:
     kernel.mount(source, target, None, MS_BIND | MS_REC)
     for path, own in mounted_at(target):
         kernel.mount("none", path, None, MS_REMOUNT | MS_BIND | flags | own)
+
+
+def bind_mount(kernel: Kernel, mount: Mount, target: str) -> None:
+    """Bind what `mount` says; of the node's own, what was checked, even if a link is there now."""
+    flags = MS_NOSUID | MS_NODEV | (MS_RDONLY if mount.readonly else 0)
+    if not mount.bound:
+        bind(kernel, mount.host, target, flags)
+        return
+    source = os.open(mount.host, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if os.readlink(f"/proc/self/fd/{source}") != mount.host:
+            raise BadStart(f"what shall be bound at {mount.container} has been moved")
+        bind(kernel, f"/proc/self/fd/{source}", target, flags)
+    finally:
+        os.close(source)
 
 
 def mounted_at(top: str) -> list[tuple[str, int]]:

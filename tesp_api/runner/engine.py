@@ -176,7 +176,7 @@ def with_directory(plan: Sequence[Mount], tree: Tree, path: str) -> list[Mount]:
         tree.make_directory(path)
         return list(plan)
     tree.make_directory(path)
-    kept = [mount for mount in plan if not is_below(mount.container, path)]
+    kept = [mount for mount in plan if mount.bound or not is_below(mount.container, path)]
     return sorted(
         [*kept, Mount(tree.top + path, path, "directory")], key=lambda mount: mount.container
     )

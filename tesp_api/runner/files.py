@@ -1,145 +1,153 @@
-"""Files of the node, only below the roots that the operator opened."""
+"""Files of the node as one more kind of URL, only below the root that is opened for them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tesp_api.runner.order import Input, Order, is_below
-from tesp_api.runner.streams import copy
-from tesp_api.runner.transfer import Parcel, public_url
-from tesp_api.runner.tree import lstat
-from tesp_api.runner.trouble import Trouble, disk_is_full
+from tesp_api.runner.roots import check_below, opened_path, resolved
+from tesp_api.runner.streams import CHUNK, write_all
+from tesp_api.runner.transfer import Arrival, Departure, Entry, Place, Refused, Transient, Way
 
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from collections.abc import Iterator
 
-    from tesp_api.runner.transfers import Transfers
+    from tesp_api.runner.transfer import Terms
 
-
-# Files of the node, only below the roots that the operator opened.
-def file_path(url: str) -> str:
-    """Return the path that a file URL or a bare path names."""
-    if url.startswith("/"):
-        return url
-    from urllib.parse import unquote
-
-    host, slash, path = url[len("file://") :].partition("/")
-    if host not in {"", "localhost"} or not slash:
-        raise Trouble(f"{url} names another host")
-    return "/" + unquote(path, errors="surrogateescape")
+# What a file system that is somewhere else says when it is not there for a moment.
+PASSING = frozenset({errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR})
 
 
-def allowed(path: str, order: Order) -> str:
-    """Return `path` with links resolved; raises Trouble if that is outside of every root."""
-    real = os.path.realpath(path)
-    if not any(is_below(real, root) for root in order.file_roots):
-        raise Trouble(f"{path} is not below a directory that this node opens to tasks")
-    return real
+class Files(Way):
+    """Copies from and to the node itself; a link may lead anywhere below the root."""
 
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(terms)
+        self._beside = f".{terms.job}.{os.urandom(4).hex()}.part"
 
-def opened_path(file: int) -> str:
-    """Return where the open `file` lies: the truth after links, whoever changes them meanwhile."""
-    return os.readlink(f"/proc/self/fd/{file}")
-
-
-def fetch_file(transfers: Transfers, one: Input, url: str) -> None:
-    """Copy a file or directory of the node."""
-    path = allowed(file_path(url), transfers.order)
-    if one.kind == "DIRECTORY":
-        if not os.path.isdir(path):
-            raise Trouble(f"input {public_url(url)} is not a directory")
-        copy_directory(transfers, path, one.path)
-    else:
+    def get(self, place: Place, arrival: Arrival) -> None:
+        """Copy the regular file into the tree."""
         try:
-            copy_file(transfers, path, one.path)
+            source = os.open(resolved(place), os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
-            if disk_is_full(error):
-                raise
-            raise Trouble(f"input {public_url(url)} cannot be read: {error.strerror}") from error
-
-
-def copy_file(transfers: Transfers, path: str, target: str) -> None:
-    """Copy the regular file at `path` into the tree."""
-    source = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    try:
-        allowed(opened_path(source), transfers.order)
-        if not stat.S_ISREG(os.fstat(source).st_mode):
-            raise Trouble(f"{path} is not a regular file")
-        sink = transfers.tree.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o755)
+            raise _failure("cannot be read", error) from error
         try:
-            copy(source, sink)
+            check_below(opened_path(source), place)
+            found = os.fstat(source)
+            if not stat.S_ISREG(found.st_mode):
+                raise Refused(0, "is not a regular file")
+            arrival.restart()
+            arrival.expect(found.st_size)
+            for data in _read(source):
+                arrival.write(data)
         finally:
-            os.close(sink)
-    finally:
-        os.close(source)
+            os.close(source)
+        if arrival.received < found.st_size:
+            raise Transient(f"{arrival.received} of {found.st_size} bytes read")
 
-
-def copy_directory(transfers: Transfers, top: str, target: str) -> None:
-    """Copy the directory `top` into the tree; a link stays a link and may not leave it."""
-    for where, directories, names in os.walk(top, onerror=_fail):
-        inside = target + where[len(top) :]
-        transfers.tree.make_directory(inside)
-        for name in (*directories, *names):
-            path = os.path.join(where, name)
-            if os.path.islink(path):
-                real = os.path.realpath(path)
-                if not is_below(real, top):
-                    raise Trouble(f"{path} is a link that leads out of {top}")
-                os.symlink(os.path.relpath(real, where), f"{transfers.tree.top}{inside}/{name}")
-            elif name in names:
-                copy_file(transfers, path, f"{inside}/{name}")
-
-
-def _fail(error: OSError) -> NoReturn:
-    raise error
-
-
-def make_place(order: Order, path: str) -> int:
-    """Open the directory `path` below one of the roots, made where it is missing."""
-    directory = _make_path(allowed(path, order))
-    allowed(opened_path(directory), order)
-    return directory
-
-
-def send_file(transfers: Transfers, parcel: Parcel) -> None:
-    """Write a file of the node beside its place and rename it: nobody sees half of it."""
-    path = allowed(file_path(parcel.url), transfers.order)
-    beside, name = f".{transfers.order.job}.{os.getpid()}.part", posixpath.basename(path)
-    mode = 0o777 if os.fstat(parcel.file).st_mode & 0o111 else 0o666
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    try:
-        directory = make_place(transfers.order, posixpath.dirname(path))
-        sink = os.open(beside, flags, mode, dir_fd=directory)
+    def put(self, place: Place, departure: Departure) -> str | None:
+        """Write beside the file's place and rename: nobody sees half of it."""
+        path = resolved(place)
         try:
-            copy(parcel.file, sink)
-            os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
-        except OSError:
-            os.unlink(beside, dir_fd=directory)
+            directory = _made(posixpath.dirname(path), place)
+            try:
+                self._write(directory, posixpath.basename(path), departure)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise _failure("cannot be written", error) from error
+        return None
+
+    def _write(self, directory: int, name: str, departure: Departure) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        mode = 0o777 if departure.mode() & 0o111 else 0o666
+        sink = os.open(self._beside, flags, mode, dir_fd=directory)
+        try:
+            try:
+                for data in departure.chunks():
+                    write_all(sink, data)
+            finally:
+                os.close(sink)  # before the rename: a file system far away tells here what failed
+            os.rename(self._beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            os.unlink(self._beside, dir_fd=directory)
             raise
-        finally:
-            os.close(sink)
-            os.close(directory)
-    except OSError as error:
-        raise Trouble(f"output {parcel.url} cannot be written: {error.strerror}") from error
 
-
-def _make_path(path: str) -> int:
-    """Open the directory `path`, made where it is missing; no step of it may be a link."""
-    here = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-    for step in path.split("/"):
-        if not step:
-            continue
+    def entries(self, place: Place) -> list[Entry]:
+        """Return what is in the directory; a link says where it leads from there."""
         try:
-            os.mkdir(step, dir_fd=here)
-        except FileExistsError:
-            pass
-        except OSError:
-            if lstat(step, here) is None:
-                raise
-        below = os.open(step, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
-        os.close(here)
+            directory = os.open(resolved(place), os.O_RDONLY | os.O_DIRECTORY)
+        except NotADirectoryError as error:
+            raise Refused(0, "is not a directory") from error
+        except OSError as error:
+            raise _failure("cannot be read", error) from error
+        try:
+            where = opened_path(directory)
+            check_below(where, place)
+            with os.scandir(directory) as found:
+                return [_entry(one, place.below(one.name), where) for one in found]
+        finally:
+            os.close(directory)
+
+    def make_directory(self, place: Place) -> bool:
+        """Make the directory, and those above it, below the root."""
+        try:
+            os.close(_made(resolved(place), place))
+        except OSError as error:
+            raise _failure("cannot be made", error) from error
+        return True
+
+
+def _read(source: int) -> Iterator[bytes]:
+    while True:
+        try:
+            data = os.read(source, CHUNK)
+        except OSError as error:
+            raise _failure("cannot be read", error) from error
+        if not data:
+            return
+        yield data
+
+
+def _entry(one: os.DirEntry[str], place: Place, where: str) -> Entry:
+    if one.is_symlink():
+        real = os.path.realpath(f"{where}/{one.name}")
+        return Entry(one.name, "LINK", place, target=os.path.relpath(real, where))
+    if one.is_dir(follow_symlinks=False):
+        return Entry(one.name, "DIRECTORY", place)
+    return Entry(one.name, "FILE", place, one.stat(follow_symlinks=False).st_size)
+
+
+def _failure(what: str, error: OSError) -> Exception:
+    said = f"{what}: {error.strerror}"
+    return Transient(said) if error.errno in PASSING else Refused(0, said)
+
+
+STEP = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+def _made(path: str, place: Place) -> int:
+    """Open the directory `path`, made where it is missing; no step of it may be a link."""
+    here = os.open("/", STEP)
+    for step in filter(None, path.split("/")):
+        try:
+            below = _step(step, here)
+        finally:
+            os.close(here)
         here = below
+    check_below(opened_path(here), place)
     return here
+
+
+def _step(name: str, directory: int) -> int:
+    """Open the directory `name` in another one, made if it is missing."""
+    try:
+        return os.open(name, STEP, dir_fd=directory)
+    except FileNotFoundError:
+        with suppress(FileExistsError):  # somebody else may make it between the calls
+            os.mkdir(name, dir_fd=directory)
+        return os.open(name, STEP, dir_fd=directory)

@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING
 from tesp_api.runner.job_files import RESERVE, JobFiles
 from tesp_api.runner.order import Order, read_order
 from tesp_api.runner.report import VERSION, frame, now, refuse
+from tesp_api.runner.stage_out import StageOut
 from tesp_api.runner.streams import write_all
 from tesp_api.runner.task import Task
 from tesp_api.runner.trouble import Trouble
 from tesp_api.runner.watchdog import Watch, heartbeat, kill_at, reap, start_watchdog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 
 def reap_old(order: Order) -> dict[str, Any]:
-    """Remove all that the job `order.reaps` left on this node."""
+    """Remove all that the job `order.of` left on this node."""
     started_at = now()
-    old = os.path.join(os.path.realpath("../.."), order.reaps or "")
+    old = os.path.join(os.path.realpath("../.."), order.of or "")
     kill_at(f"{old}/working")
     names = [order.container(index) for index in range(len(order.executors))]
     reaped = _first_line(f"{old}/outputs/tes_watch") == "reaped"
@@ -64,6 +66,26 @@ def run_task(order: Order, files: JobFiles) -> tuple[dict[str, Any], Watch]:
     return task.report(outcome, reason), watch
 
 
+def send_left(order: Order, files: JobFiles) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Send what another job has left; return the report, and what is to be done after it."""
+    heartbeat(files, 0)
+    stage_out = StageOut(order)
+    watch = start_watchdog(order, files, None)
+    watch.ready()
+    try:
+        outcome, reason = stage_out.work()
+    except Exception as error:  # noqa: BLE001 - a defect of the runner must be told too
+        outcome, reason = "system_error", f"the runner failed: {type(error).__name__}: {error}"
+        report_defect()
+
+    def afterwards() -> None:
+        if outcome != "stale":
+            stage_out.clean()
+        watch.done()
+
+    return stage_out.report(outcome, reason), afterwards
+
+
 def report_defect() -> None:
     """Show the traceback to the operator, on standard error."""
     import traceback
@@ -91,20 +113,27 @@ def main() -> None:
     os.dup2(2, 1)  # only the report may reach the real standard output
     if os.getpid() != os.getpgrp():
         os.setpgid(0, 0)  # so that the watchdog can end what the runner started
-    document, watch = load(), None
+    document = load()
     files = JobFiles(os.path.abspath("../outputs"))
-    try:
-        order = read_order(document)
-    except (Trouble, KeyError, TypeError, ValueError) as error:
-        report = refuse(document, f"the order cannot be carried out: {error}")
-    else:
-        if order.reaps:
-            report = reap_old(order)
-        else:
-            report, watch = run_task(order, files)
+    report, afterwards = carried_out(document, files)
     files.release()
     line = frame(report)
     files.write("tes_report", line)
-    if watch:
-        watch.done()
+    afterwards()
     write_all(answer, line.encode())
+
+
+def carried_out(
+    document: dict[str, Any], files: JobFiles
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Return the report on an order, and what is to be done when it is written."""
+    try:
+        order = read_order(document)
+    except (Trouble, KeyError, TypeError, ValueError) as error:
+        return refuse(document, f"the order cannot be carried out: {error}"), lambda: None
+    if order.mode == "reap":
+        return reap_old(order), lambda: None
+    if order.mode == "send":
+        return send_left(order, files)
+    report, watch = run_task(order, files)
+    return report, watch.done

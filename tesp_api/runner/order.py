@@ -10,10 +10,12 @@ import posixpath
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from tesp_api.runner.patterns import literal
 from tesp_api.runner.transfer import Place, below_url, public_url
 from tesp_api.runner.trouble import Trouble
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -43,7 +45,7 @@ class Input(NamedTuple):
     content: str | None = None
     place: Place | None = None
     files: list[Listed] | None = None
-    directories: list[str] = []
+    directories: Sequence[str] = ()
     bind: str | None = None
 
 
@@ -147,7 +149,9 @@ def read_order(document: dict[str, Any]) -> Order:
         volumes=list(map(_path, document.get("volumes", ()))),
         inputs=list(map(_input, document.get("inputs", ()))),
         outputs=list(map(_output, document.get("outputs", ()))),
-        executors=_lost(document) if mode == "reap" else list(map(_executor, document.get("executors", ()))),
+        executors=_lost(document)
+        if mode == "reap"
+        else list(map(_executor, document.get("executors", ()))),
         heartbeat_s=float(document.get("heartbeat_s", 30)),
         timeout_s=float(transfer.get("timeout_s", 60)),
         attempts=int(transfer.get("attempts", 5)),
@@ -202,8 +206,9 @@ def _listed(file: dict[str, Any], one: dict[str, Any]) -> Listed:
 
 
 def _output(one: dict[str, Any]) -> Output:
+    path = _path(one["path"])
     return Output(
-        path=_path(one["path"]),
+        path=path if one.get("path_prefix") else literal(path),
         kind=one.get("type", "FILE"),
         name=_shown(one),
         place=None if one.get("deferred") else _place(one),
@@ -213,6 +218,7 @@ def _output(one: dict[str, Any]) -> Output:
 
 
 def _sending(one: dict[str, Any]) -> Sending:
+    one = {"signed": True, **one}  # whatever has ended can be had anew
     parts = [_place({**one, "url": url}) for url in one.get("parts", ())]
     return Sending(
         path=_path(one["path"]),

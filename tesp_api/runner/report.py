@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 from tesp_api.runner.trouble import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 VERSION = 1
 
 REPORT_CAP = 700 * 1024
+
+ROOM_FOR_THE_REST = 16 * 1024
+
+FEW_LEFT = 100  # files, whose paths surely have room in a report
 
 
 def now() -> str:
@@ -24,6 +28,11 @@ def now() -> str:
         time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at // 10**9))
         + f".{at // 1000 % 10**6:06d}+00:00"
     )
+
+
+def is_too_long(left: Sequence[object]) -> bool:
+    """Tell whether the files that are left to be sent are more than a report can list."""
+    return len(left) > FEW_LEFT and len(_framed({"left": left})) > REPORT_CAP - ROOM_FOR_THE_REST
 
 
 def frame(report: dict[str, Any], cap: int = REPORT_CAP) -> str:

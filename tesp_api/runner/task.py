@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from tesp_api.runner.engine import Call, Image
 from tesp_api.runner.engines import ENGINES
-from tesp_api.runner.mounts import inexpressible, mounts
-from tesp_api.runner.report import VERSION, now
+from tesp_api.runner.inputs import Inputs
+from tesp_api.runner.mounts import Mount, inexpressible, mounts
+from tesp_api.runner.outputs import Outputs
+from tesp_api.runner.patience import Outdated
+from tesp_api.runner.report import VERSION, is_too_long, now
 from tesp_api.runner.streams import Sink, Tail
-from tesp_api.runner.transfers import Transfers
 from tesp_api.runner.tree import Tree, plant, uproot
 from tesp_api.runner.trouble import Trouble, disk_is_full, readable
 
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 
     from tesp_api.runner.job_files import JobFiles
     from tesp_api.runner.order import Executor, Order
-    from tesp_api.runner.transfer import Sent
     from tesp_api.runner.watchdog import Watch
 
 
@@ -34,33 +35,34 @@ class Task:
         self.started_at = now()
         self.log: list[str] = []
         self.results: list[dict[str, Any]] = []
-        self.sent: list[Sent] = []
         self.metadata = {"host": os.uname().nodename, "engine": order.engine.kind}
         self.tree = Tree(f"{home}/root")
-        self.transfers = Transfers(order, self.tree, self.log)
+        self.inputs = Inputs(order, self.tree, self.log)
+        self.outputs = Outputs(order, self.tree, self.log)
         self.engine = ENGINES[order.engine.kind](order, self.tree, self.log, watch.tell)
         self.watch = watch
-        self.plan = mounts(order, self.tree.top)
+        self.plan: list[Mount] = []
+        self.keeps = False  # the tree holds what another job has to send
 
     def work(self) -> tuple[str, str | None]:
         """Do the task; return its outcome and the reason."""
         try:
             self._begin()
             failure = self._execute()
-            if failure is None:
-                self._deliver()
-                return "complete", None
-            self._deliver_after_failure()
+            return self._deliver(failure)
+        except Outdated as error:
+            return "stale", str(error)
         except Trouble as error:
             return "system_error", str(error)
         except OSError as error:
             if disk_is_full(error):
                 return "system_error", "the disk of the node is full"
             return "system_error", f"the node failed: {error}"
-        return "executor_error", failure
 
     def _begin(self) -> None:
-        self.transfers.check()
+        self.inputs.check()
+        self.outputs.check()
+        self.plan = mounts(self.order, self.tree.top)
         for mount in self.plan:
             said = inexpressible(self.order.engine.kind, mount.container)
             if said:
@@ -69,8 +71,7 @@ class Task:
         os.chmod(self.home, 0o700)  # root's setuid programs in it are for nobody else
         self.engine.prepare()
         plant(self.order, self.tree, self.plan)
-        for one in self.order.inputs:
-            self.transfers.fetch(one)
+        self.inputs.fetch()
 
     def _execute(self) -> str | None:
         """Run the executors up to the first that fails; return what is to be said of that one."""
@@ -129,23 +130,27 @@ class Task:
             "tes_journal", json.dumps({"event": event, "index": index, **more, "at": now()}) + "\n"
         )
 
-    def _deliver(self) -> None:
-        self.engine.reclaim()
-        for one in self.order.outputs:
-            self.sent += self.transfers.send(one)
-
-    def _deliver_after_failure(self) -> None:
+    def _deliver(self, failure: str | None) -> tuple[str, str | None]:
         """Send what is there; the program's failure stays what is reported."""
         self.engine.reclaim()
-        for one in self.order.outputs:
-            try:
-                self.sent += self.transfers.send(one)
-            except (Trouble, OSError) as error:
-                self.log.append(f"output {one.path}: {error}")
+        self.outputs.send()
+        troubles = [said for _, said in sorted(self.outputs.troubles.items())]
+        refused = self.outputs.missing if self.order.missing == "error" else []
+        said = [*troubles, *refused]
+        if is_too_long([*self.outputs.left]):
+            said.append(f"{len(self.outputs.left)} files are left to be sent: too many to be told")
+        self.log += [line for line in self.outputs.missing if failure or line not in refused]
+        if failure is None and said:
+            self.log += said[1:]
+            return "system_error", said[0]
+        self.log += said if failure else []
+        self.keeps = bool(self.outputs.left)
+        return ("executor_error", failure) if failure else ("complete", None)
 
     def clean(self) -> None:
-        """Leave nothing on the node."""
-        for step in (self.engine.close, self.engine.reclaim, lambda: uproot(self.home)):
+        """Leave nothing on the node but what another job has to send."""
+        steps = [self.engine.close, self.engine.reclaim]
+        for step in steps if self.keeps else [*steps, lambda: uproot(self.home)]:
             try:
                 step()
             except (Trouble, OSError) as error:
@@ -161,7 +166,8 @@ class Task:
             "started_at": self.started_at,
             "ended_at": now(),
             "executors": self.results,
-            "outputs": [one._asdict() for one in self.sent],
+            "outputs": [one._asdict() for one in self.outputs.sent],
+            "left": [list(one) for one in self.outputs.left] if self.keeps else [],
             "log": self.log,
             "metadata": self.metadata,
         }

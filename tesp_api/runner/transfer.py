@@ -10,7 +10,7 @@ from tesp_api.runner.streams import CHUNK, write_all
 from tesp_api.runner.trouble import Trouble, disk_is_full
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class Place(NamedTuple):
@@ -26,8 +26,7 @@ class Place(NamedTuple):
 
     def below(self, name: str) -> Place:
         """Return the place of `name`, relative and perhaps with slashes, below this directory."""
-        shown = self.name if self.name.startswith("/") else public_url(self.name)
-        return self._replace(url=below_url(self.url, name), name=below_url(shown, name))
+        return self._replace(url=below_url(self.url, name), name=below_url(self.name, name))
 
     def scheme(self) -> str:
         """Return the scheme of the URL, in lower case; a bare path is a file."""
@@ -84,6 +83,18 @@ class Stopped(Exception):
     """Another transfer failed: this one is not wanted any more."""
 
 
+class Check:
+    """A sum over what comes in, which the other side has announced."""
+
+    def update(self, data: bytes) -> None:
+        """Take the next piece."""
+        raise NotImplementedError
+
+    def verdict(self) -> str | None:
+        """Return what is wrong, at the end, or None."""
+        raise NotImplementedError
+
+
 class Arrival:
     """A file on its way in, over all its attempts: what has come, and of which version it is."""
 
@@ -91,20 +102,22 @@ class Arrival:
         self.file = file
         self.received = 0
         self.version = ""  # by which the way knows, in the next attempt, that nothing has changed
+        self.size: int | None = None  # of the whole, where the other side has said it
+        self.checks: Sequence[Check] = ()  # have seen what has been received
         self.moved = 0  # bytes in all attempts
         self._wanted = wanted
-        self._watchers: list[Callable[[bytes], object]] = []
 
-    def restart(self, watchers: Iterable[Callable[[bytes], object]] = ()) -> None:
-        """Begin with nothing; the watchers see each piece (to compute a checksum)."""
+    def restart(self, version: str = "", checks: Sequence[Check] = ()) -> None:
+        """Begin with nothing."""
         os.ftruncate(self.file, 0)
-        self.received, self.version, self._watchers = 0, "", list(watchers)
+        self.received, self.version, self.size, self.checks = 0, version, None, checks
 
     def expect(self, size_bytes: int) -> None:
-        """Raise Trouble if the node has no room for a whole file of this size."""
+        """Keep the size of the whole; raises Trouble if the node has no room for it."""
+        self.size = size_bytes
         room = os.fstatvfs(self.file)
         if size_bytes - self.received > room.f_bavail * room.f_frsize:
-            raise Trouble(f"the disk of the node is full: {size_bytes} bytes are to come")
+            raise Trouble(f"the disk of the node is full: {size_bytes} bytes were to come")
 
     def write(self, data: bytes) -> None:
         """Take the next piece; what the node's disk has against it is Trouble."""
@@ -115,8 +128,6 @@ class Arrival:
             write_all(self.file, data)
         except OSError as error:
             raise disk_trouble(error) from error
-        for watcher in self._watchers:
-            watcher(data)
         self.received += len(data)
         self.moved += len(data)
 
@@ -125,7 +136,11 @@ class Departure:
     """A file, or a part of one, on its way out; can be sent again, and by several threads."""
 
     def __init__(
-        self, file: int, name: str, size: int, offset: int = 0,
+        self,
+        file: int,
+        name: str,
+        size: int,
+        offset: int = 0,
         wanted: Callable[[], bool] = lambda: True,
     ) -> None:
         self.file = file

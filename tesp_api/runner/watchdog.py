@@ -50,8 +50,11 @@ class Watch:
         self.tell(".")
 
 
-def start_watchdog(order: Order, files: JobFiles, home: str) -> Watch:
-    """Fork the watchdog: no child of the runner, to be spared by what kills its tree."""
+def start_watchdog(order: Order, files: JobFiles, home: str | None) -> Watch:
+    """Fork the watchdog: no child of the runner, to be spared by what kills its tree.
+
+    Without a `home` it only sees the runner end and tells that: there is nothing to clean up.
+    """
     pipe, up = os.pipe(), os.pipe()
     runner = os.getpid()
     pid = os.fork()
@@ -73,7 +76,7 @@ def start_watchdog(order: Order, files: JobFiles, home: str) -> Watch:
 
 
 def watch_over(
-    order: Order, files: JobFiles, *, home: str, runner: int, pipe: int, up: int
+    order: Order, files: JobFiles, *, home: str | None, runner: int, pipe: int, up: int
 ) -> None:
     """Be the watchdog: see the runner end, and clean up if it did not itself."""
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -84,7 +87,7 @@ def watch_over(
     asked = listen(pipe, order, files)
     if asked is not None:
         kill_group(runner)
-        left = reap(order, asked, home)
+        left = reap(order, asked, home) if home else []
         files.release()
         files.write("tes_watch", "".join(f"{line}\n" for line in left) or "reaped\n")
 

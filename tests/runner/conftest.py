@@ -25,6 +25,8 @@ import pytest
 
 from tesp_api.pulsar.wire import Parcels
 from tests.needs import need
+from tests.servers import http, s3
+from tests.servers.pki import Pki, pki
 
 ENGINES = ("docker", "podman", "apptainer", "host")
 IMAGE = "ubuntu:20.04"
@@ -215,6 +217,13 @@ def until(done: Callable[[], Any], limit_s: float) -> float:
     return time.monotonic() - began
 
 
+def pythons() -> list[str]:
+    """Return every Python here that a node may have."""
+    found = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
+    names = [(path, tuple(map(int, path.parts[-3].split(".")[:2]))) for path in found]
+    return [str(path) for path, version in names if version >= (3, 8)] or [sys.executable]
+
+
 class Node:
     """Makes jobs below one directory and, at its end, proves that none of them left anything."""
 
@@ -245,11 +254,12 @@ class Node:
             "job": job.name,
             "instance": "test",
             "engine": vars(engine),
-            "file_roots": [str(self.shared)],
             "executors": [_executor(one) for one in executors],
             "transfer": {"timeout_s": 5, "attempts": 3, "backoff_s": 0.05},
             **order,
         }
+        for one in (*document.get("inputs", ()), *document.get("outputs", ())):
+            one.setdefault("root", str(self.shared))
         (job / "inputs" / "order.json").write_text(json.dumps(document))
         argv = [python, "-IS", str(self.program), "../inputs/order.json"]
         if user:
@@ -375,7 +385,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(403, Connection="close")
         self.close_connection = True
 
-    do_GET = do_PUT = do_POST = handle_one
+    do_GET = do_PUT = do_POST = do_MKCOL = handle_one
 
     def log_message(self, *_: Any) -> None:
         return
@@ -394,3 +404,37 @@ def web() -> Iterator[Web]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return pki(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory, authority: Pki) -> Iterator[http.Web]:
+    """A real web server."""
+    with http.nginx(tmp_path_factory.mktemp("nginx"), authority) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3]:
+    with s3.minio(tmp_path_factory.mktemp("minio")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3.S3]:
+    with s3.seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as running:
+        yield running
+
+
+@pytest.fixture(params=["minio", "seaweedfs"])
+def bucket(request: pytest.FixtureRequest) -> s3.Bucket:
+    """An empty bucket of each kind of S3 server; always one, for each costs SeaweedFS its room."""
+    server: s3.S3 = request.getfixturevalue(request.param)
+    bucket = server.bucket("of-the-tests")
+    for key in bucket.names():
+        bucket.client.delete_object(Bucket=bucket.name, Key=key)
+    return bucket

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tesp_api.pulsar.wire import Parcels
-from tests.runner.conftest import Engine, Node, decoded, file, sh, until
+from tests.runner.conftest import Engine, Node, decoded, file, pythons, sh, until
 
 LONG = (
     "mkdir -p /o/closed/d; chmod 700 /o/closed; touch /o/closed/d/f;"
@@ -249,13 +249,7 @@ def test_the_zip_is_run_and_removed(host: Engine, node: Node) -> None:
     assert os.listdir(job / "working") == []
 
 
-def _pythons() -> list[str]:
-    found = sorted(Path.home().glob(".pyenv/versions/3.*/bin/python3"))
-    names = [(path, tuple(map(int, path.parts[-3].split(".")[:2]))) for path in found]
-    return [str(path) for path, version in names if version >= (3, 8)] or [sys.executable]
-
-
-@pytest.mark.parametrize("python", _pythons(), ids=lambda path: Path(path).parts[-3])
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).parts[-3])
 def test_every_python_runs_it(host: Engine, docker: Engine, node: Node, python: str) -> None:
     for engine in (host, docker):
         executors = (sh("cat /in/x; echo e >&2"), sh("exit 3"))
