@@ -209,6 +209,31 @@ def _seaweedfs() -> str | None:
     return "TESP_TEST_WEED is not set" if program is None else _works(program, "version")
 
 
+def _minio() -> str | None:
+    program = os.environ.get("TESP_TEST_MINIO")
+    return "TESP_TEST_MINIO is not set" if program is None else _works(program, "--version")
+
+
+def _rclone() -> str | None:
+    program = os.environ.get("TESP_TEST_RCLONE")
+    return "TESP_TEST_RCLONE is not set" if program is None else _works(program, "version")
+
+
+def _vsftpd() -> str | None:
+    """Whether vsftpd and a way for it to check a password are there, and root to start it."""
+    if "TESP_TEST_FTP_PASSWORD" not in os.environ:
+        return "TESP_TEST_FTP_PASSWORD is not set"
+    return _root() or _works("vsftpd", "-v")
+
+
+def _dts() -> str | None:
+    """Whether `docker compose` is there, and here the images of the data transfer stack."""
+    images = _arguments("TESP_TEST_DTS_IMAGES")
+    if not images:
+        return _compose() or "TESP_TEST_DTS_IMAGES is not set"
+    return _compose() or _works("docker", "image", "inspect", *images)
+
+
 def _snakemake() -> str | None:
     program = os.environ.get("TESP_TEST_SNAKEMAKE")
     image = os.environ.get("TESP_TEST_SNAKEMAKE_IMAGE")
@@ -234,5 +259,11 @@ _PROBES: Final[Mapping[str, Callable[[], str | None]]] = MappingProxyType(
         "py-tes-0.4": _py_tes_0_4,
         "seaweedfs": _seaweedfs,
         "snakemake": _snakemake,
+        "minio": _minio,
+        "rclone": _rclone,
+        "nginx": lambda: _works("nginx", "-v"),
+        "chromium": lambda: _works("chromium", "--version"),
+        "vsftpd": _vsftpd,
+        "dts": _dts,
     }
 )
