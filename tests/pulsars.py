@@ -12,15 +12,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from tesp_api.local.own_pulsar import free_port
+from tesp_api.ports import JobNews, JobRunner
 from tesp_api.pulsar.rest import RestRunner
 
 HOST: Final = "127.0.0.1"
 START_S: Final = 60.0
 STOP_S: Final = 5.0
 SECOND_MANAGER: Final = "second"
+MANAGER: Final = MappingProxyType({"type": "queued_python"})
 
 
 class LivePulsar:
@@ -43,7 +46,7 @@ class LivePulsar:
         self._configure()
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "pulsar.scripts.serve", str(self._directory / "server.ini")],
+                [sys.executable, *self._program()],
                 cwd=self._directory,
                 env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
                 stdin=subprocess.DEVNULL,
@@ -63,6 +66,10 @@ class LivePulsar:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._process.wait()
+
+    def is_up(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def workers(self) -> list[int]:
         """Return the pids of the processes that serve; there is one."""
@@ -86,11 +93,12 @@ class LivePulsar:
 
     def runner(
         self,
+        _news: JobNews | None = None,
         *,
         token: str | None = None,
         manager: str = "_default_",
         timeout_s: float = 10.0,
-    ) -> RestRunner:
+    ) -> JobRunner:
         """Return the port's adapter for this Pulsar."""
         return RestRunner(self.url, token=token or self.token, manager=manager, timeout_s=timeout_s)
 
@@ -116,16 +124,19 @@ class LivePulsar:
         except OSError:
             return False
 
+    def _program(self) -> list[str]:
+        return ["-m", "pulsar.scripts.serve", str(self._directory / "server.ini")]
+
+    def _app(self) -> dict[str, Any]:
+        managers = ("_default_", SECOND_MANAGER)
+        return {"private_token": self.token, "managers": {name: dict(MANAGER) for name in managers}}
+
     def _configure(self) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         app = {
             "staging_directory": str(self.staging),
             "persistence_directory": str(self._directory / "persisted_data"),
-            "private_token": self.token,
-            "managers": {
-                "_default_": {"type": "queued_python"},
-                SECOND_MANAGER: {"type": "queued_python"},
-            },
+            **self._app(),
         }
         server = configparser.ConfigParser(interpolation=None)
         server["server:main"] = {"host": HOST, "port": str(self.port)}

@@ -12,22 +12,26 @@ import asyncio
 import json
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import httpx
 
-from tesp_api.domain.errors import Misconfigured, RunnerUnreachable
+from tesp_api.domain.errors import RunnerUnreachable
 from tesp_api.domain.task import JobId
-from tesp_api.ports import Phase, Sighting, Traces
+from tesp_api.ports import Permit, Phase, Sighting, Traces, always
 from tesp_api.pulsar import wire
+from tesp_api.pulsar.tls import client_context
 
 CONNECTIONS: Final = 6
 OK: Final = 200
 UNAUTHORIZED: Final = 401
 MISSING: Final = 500
 """Pulsar's answer to a download of what is not there."""
+TRACES: Final = ("report", "heartbeat", "journal", "watch")
+PROOF: Final = "tes_proof"
+"""A file of ours beside the runner's."""
 UNSUBMITTED: Final = frozenset({Phase.UNKNOWN, Phase.SET_UP})
 
 
@@ -35,9 +39,9 @@ class RestRunner:
     """JobRunner over Pulsar's REST interface.
 
     `url` is Pulsar's base address, `manager` one of its managers (`_default_` answers on plain
-    `/jobs`). `timeout_s` bounds each call. Safe to repeat after any error, as the port promises:
-    Pulsar ignores a second submit of an id it knows, but for one that was running when it was
-    restarted; so whoever repeats a start looks first.
+    `/jobs`). `timeout_s` bounds each call, `permit` is asked right before it. Safe to repeat after
+    any error, as the port promises: Pulsar ignores a second submit of an id it knows, but for one
+    that was running when it was restarted; so whoever repeats a start looks first.
     """
 
     def __init__(
@@ -47,7 +51,8 @@ class RestRunner:
         token: str | None = None,
         manager: str = "_default_",
         timeout_s: float = 30.0,
-        verify: str | bool = True,
+        tls: ssl.SSLContext | None = None,
+        permit: Permit = always,
     ) -> None:
         base = httpx.URL(url)
         self.name = str(base.copy_with(userinfo=b"", query=None)).rstrip("/")
@@ -55,12 +60,13 @@ class RestRunner:
         self._jobs = "/jobs" if manager == "_default_" else f"/managers/{manager}/jobs"
         self._parcels = wire.Parcels()
         self._timeout_s = timeout_s
-        tls = _tls(verify)
+        self._permit = permit
+        verify = tls or client_context()
         self._clients = [
             httpx.AsyncClient(
                 base_url=base,
                 timeout=timeout_s,
-                verify=tls,
+                verify=verify,
                 trust_env=False,
                 limits=httpx.Limits(max_connections=1, keepalive_expiry=20.0),
             )
@@ -69,6 +75,9 @@ class RestRunner:
         self._idle: asyncio.LifoQueue[httpx.AsyncClient] = asyncio.LifoQueue()
         for client in self._clients:
             self._idle.put_nowait(client)
+
+    def listen(self, told: Callable[[JobId], None]) -> None:
+        """Over REST Pulsar tells nothing by itself."""
 
     async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
         """Upload the parcel, then submit: two calls, since a submit sets up what is not there yet.
@@ -104,13 +113,26 @@ class RestRunner:
         await self._call("PUT", f"{self._jobs}/{job}/cancel")
 
     async def settle(self, job: JobId) -> Traces:
-        """Read the runner's files; Pulsar answers 500 for one that is not there."""
-        return Traces(
-            report=await self._file(job, "tes_report"),
-            heartbeat=await self._file(job, "tes_heartbeat"),
-            journal=await self._file(job, "tes_journal"),
-            watch=await self._file(job, "tes_watch"),
-        )
+        """Read the runner's files.
+
+        Pulsar answers 500 for one that is not there, and also when it is in trouble itself. So
+        what seems to be missing is asked for again, between two proofs that it gives files of this
+        job: an executor that was started must not be taken for one that was not.
+        """
+        found = {name: await self._file(job, f"tes_{name}") for name in TRACES}
+        missing = [name for name, text in found.items() if text is None]
+        if missing:
+            proof = secrets.token_hex(4)
+            query = {"name": PROOF, "type": "output"}
+            await self._call("POST", f"{self._jobs}/{job}/files", query, proof.encode())
+            await self._prove(job, proof)
+            found |= {name: await self._file(job, f"tes_{name}") for name in missing}
+            await self._prove(job, proof)
+        return Traces(**found)
+
+    async def _prove(self, job: JobId, proof: str) -> None:
+        if await self._file(job, PROOF) != proof:
+            raise RunnerUnreachable(f"{self.name} does not give files of {job}.")
 
     async def forget(self, job: JobId) -> None:
         """Delete the job's directory. Pulsar says OK whether or not it could; `look` tells."""
@@ -133,7 +155,7 @@ class RestRunner:
         await self._call("POST", f"{self._jobs}/{job}/submit", wire.submission(job, command))
 
     async def _file(self, job: JobId, name: str) -> str | None:
-        """Return one of the runner's files, or None where it is not there: both are proof."""
+        """Return one of the runner's files, or None where Pulsar does not give it."""
         path = f"{self._jobs}/{job}/files"
         answer = await self._ask("GET", path, {"name": name, "type": "output"})
         if answer.status_code == MISSING:
@@ -159,6 +181,7 @@ class RestRunner:
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None = None
     ) -> httpx.Response:
         async with self._connection() as client:
+            self._permit()
             try:
                 async with asyncio.timeout(self._timeout_s):  # httpx times each read alone
                     return await client.request(
@@ -179,19 +202,3 @@ class RestRunner:
             yield client
         finally:
             self._idle.put_nowait(client)
-
-
-def _tls(verify: str | bool) -> ssl.SSLContext:
-    """Return what all connections share: reading the system's certificates takes a while.
-
-    `verify` is False, or True, or a file of certificates to trust instead of the system's. Raises
-    Misconfigured for a file that is none.
-    """
-    try:
-        context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
-    except OSError as error:
-        raise Misconfigured(f"`pulsar.ca_file` {verify} cannot be used: {error}.") from error
-    if verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context

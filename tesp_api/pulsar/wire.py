@@ -9,6 +9,7 @@ import importlib.util
 import io
 import json
 import marshal
+import re
 import zipfile
 from collections.abc import Mapping
 from importlib import resources
@@ -35,6 +36,14 @@ _PHASES: Final[Mapping[str, Phase]] = MappingProxyType(
         "lost": Phase.UNKNOWN,
     }
 )
+
+
+_OURS: Final = re.compile(r"[A-Za-z0-9-]{1,200}")
+
+
+def is_ours(name: str) -> bool:
+    """Whether `name` could be a job of ours: it needs no quotes and leads to no other directory."""
+    return _OURS.fullmatch(name) is not None
 
 
 def sighting(document: Mapping[str, Any]) -> Sighting:
@@ -76,19 +85,24 @@ class Parcels:
     magic number and compiles the source beside it (documented behaviour of zipimport).
     """
 
-    def __init__(self) -> None:
-        self._members: dict[str, bytes] = {"tesp_api/__init__.py": b""}
+    def __init__(self, *, small: bool = False) -> None:
+        """Make what is the same in all; `small` ones are unpacked by the node."""
+        members: dict[str, bytes] = {"tesp_api/__init__.py": b""}
         for module in resources.files("tesp_api").joinpath("runner").iterdir():
             if module.name.endswith(".py"):
                 place = "" if module.name == "__main__.py" else "tesp_api/runner/"
-                self._members |= _compiled(place + module.name, module.read_bytes())
+                members |= _compiled(place + module.name, module.read_bytes())
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in members.items():
+                method = zipfile.ZIP_DEFLATED if small else zipfile.ZIP_STORED
+                archive.writestr(zipfile.ZipInfo(name), content, method)
+        self._empty = buffer.getvalue()
 
     def pack(self, order: Mapping[str, Any]) -> bytes:
         """Return the zip file; `order` is JSON in its member `order.json`."""
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for name, content in self._members.items():
-                archive.writestr(zipfile.ZipInfo(name), content)
+        buffer = io.BytesIO(self._empty)
+        with zipfile.ZipFile(buffer, "a") as archive:
             text = json.dumps(order, ensure_ascii=True, separators=(",", ":"))
             archive.writestr(zipfile.ZipInfo("order.json"), text, zipfile.ZIP_DEFLATED)
         return buffer.getvalue()

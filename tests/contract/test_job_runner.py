@@ -1,15 +1,17 @@
 """What the core may rely on in any JobRunner, and what Pulsar would break it by: the real Pulsar.
 
-The tests ask for `runner`, so that another transport is one more parameter. Those about REST alone
-(its errors, its time-outs) stand at the end, against servers that misbehave.
+The tests ask for `runner` or `pulsar` and run over both transports. Those about REST alone (its
+errors, its time-outs) stand at the end, against servers that misbehave; those about AMQP alone are
+in `test_amqp_runner`.
 """
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -20,6 +22,8 @@ from tesp_api.domain.report import Report, Verdict, unframe
 from tesp_api.domain.task import JobId
 from tesp_api.ports import JobRunner, Phase, Sighting, Traces
 from tesp_api.pulsar import rest, wire
+from tesp_api.store.sqlite import SqliteStore
+from tests.amqp_pulsars import AmqpPulsar
 from tests.e2e.web import Web, serving
 from tests.needs import need
 from tests.pulsars import SECOND_MANAGER, LivePulsar, processes_of
@@ -30,11 +34,24 @@ Order = dict[str, Any]
 Found = TypeVar("Found")
 
 
-@pytest.fixture(scope="module")
-def pulsar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePulsar]:
+@pytest.fixture(scope="module", params=["rest", "amqp"])
+def pulsar(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LivePulsar]:
+    with running(request.param, tmp_path_factory.mktemp("pulsar")) as live:
+        yield live
+
+
+@contextmanager
+def running(transport: str, directory: Path) -> Iterator[LivePulsar]:
+    """Give a Pulsar that is reached in one way or the other."""
     need("pulsar")
     need("userns")
-    live = LivePulsar(tmp_path_factory.mktemp("pulsar"))
+    if transport == "amqp":
+        need("rabbitmq")
+        live: LivePulsar = AmqpPulsar(directory, os.environ["TESP_TEST_AMQP_URL"])
+    else:
+        live = LivePulsar(directory)
     live.begin()
     try:
         live.wait_until_up()
@@ -49,12 +66,29 @@ def web() -> Iterator[Web]:
         yield web
 
 
-@pytest.fixture(params=["rest"])
-async def runner(request: pytest.FixtureRequest, pulsar: LivePulsar) -> AsyncIterator[JobRunner]:
-    assert request.param == "rest"
-    runner = pulsar.runner()
-    yield runner
-    await runner.close()
+@pytest.fixture
+async def runner(pulsar: LivePulsar, tmp_path: Path) -> AsyncIterator[JobRunner]:
+    async with connected(pulsar, tmp_path) as runner:
+        yield runner
+
+
+@asynccontextmanager
+async def connected(
+    pulsar: LivePulsar, directory: Path, **options: Any
+) -> AsyncIterator[JobRunner]:
+    """Give the adapter for this Pulsar; what is heard is kept in a store in `directory`."""
+    store = SqliteStore(directory / "news.db")
+    await store.open()
+    runner = pulsar.runner(store, **options)
+    runner.listen(lambda _: None)
+    try:
+        yield runner
+    finally:
+        await runner.close()
+        await store.close()
+
+
+rest_alone = pytest.mark.parametrize("pulsar", ["rest"], indirect=True)
 
 
 _numbers = iter(range(1_000_000))
@@ -289,33 +323,36 @@ async def test_forget_removes_the_directory_and_may_be_repeated(
     await runner.forget(job)
     await runner.forget(job)
 
-    assert pulsar.directories(job) == []
     assert (await runner.look(job)).phase is Phase.UNKNOWN
+    await gone(pulsar, job)
+
+
+async def gone(pulsar: LivePulsar, *jobs: JobId) -> None:
+    """Wait until nothing is left of these jobs, nor of what removed them."""
+
+    async def nothing() -> bool | None:
+        names = [*jobs, "tes-chore-"]
+        return not any(pulsar.directories(name) for name in names) or None
+
+    await eventually(nothing)
 
 
 # --- Pulsar restarted ---
 
 
-@pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[LivePulsar]:
+@pytest.fixture(params=["rest", "amqp"])
+def mortal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LivePulsar]:
     """A Pulsar of the test's own, to be killed."""
-    need("pulsar")
-    need("userns")
-    live = LivePulsar(tmp_path)
-    live.begin()
-    try:
-        live.wait_until_up()
+    with running(request.param, tmp_path) as live:
         yield live
-    finally:
-        live.stop()
 
 
 async def test_a_kill_after_pulsar_was_restarted_leaves_what_the_job_wrote(
-    mortal: LivePulsar,
+    mortal: LivePulsar, tmp_path: Path
 ) -> None:
     """There Pulsar takes a second submit of a job that was running for a new one."""
-    runner, done, cut = mortal.runner(), new_job(), new_job()
-    try:
+    done, cut = new_job(), new_job()
+    async with connected(mortal, tmp_path) as runner:
         await runner.start(done, order(done, "echo", "kept"))
         await runner.start(cut, order(cut, "sleep", "300"))
         await watched(runner, cut, "watching")
@@ -330,15 +367,13 @@ async def test_a_kill_after_pulsar_was_restarted_leaves_what_the_job_wrote(
         assert unframe((await runner.settle(done)).report or "", done) is not None
         await watched(runner, cut, "reaped")
         assert await journal_of(runner, cut) is not None
-    finally:
-        await runner.close()
 
 
 async def test_an_id_stays_occupied_by_a_kill_when_pulsar_is_restarted(
-    mortal: LivePulsar, web: Web
+    mortal: LivePulsar, web: Web, tmp_path: Path
 ) -> None:
-    runner, job = mortal.runner(), new_job()
-    try:
+    job = new_job()
+    async with connected(mortal, tmp_path) as runner:
         await runner.kill(job)
         await seen(runner, job, *OVER)
         mortal.kill()
@@ -347,8 +382,6 @@ async def test_an_id_stays_occupied_by_a_kill_when_pulsar_is_restarted(
         await runner.start(job, counted(web, job, "true"))
         await seen(runner, job, *OVER)
         await asyncio.sleep(1)
-    finally:
-        await runner.close()
     assert web.count("GET", f"/{job}") == 0
 
 
@@ -390,6 +423,7 @@ def command_lines(pid: int) -> list[str]:
     return []
 
 
+@rest_alone
 async def test_the_token_is_in_no_command_line_and_in_pulsars_log_only_where_it_fails(
     runner: JobRunner, pulsar: LivePulsar
 ) -> None:
@@ -427,6 +461,7 @@ async def test_the_order_is_gone_from_the_node_as_soon_as_it_was_read(
 # --- REST alone ---
 
 
+@rest_alone
 async def test_another_manager_than_the_default_runs_jobs(pulsar: LivePulsar) -> None:
     runner = pulsar.runner(manager=SECOND_MANAGER)
     job = new_job()
@@ -443,6 +478,7 @@ async def test_ping_tells_pulsars_version(runner: JobRunner) -> None:
     assert await runner.ping() == "0.16.0"
 
 
+@rest_alone
 async def test_a_wrong_token_is_told_without_the_token(pulsar: LivePulsar) -> None:
     runner = pulsar.runner(token="wrong-" + CANARY)
     try:
@@ -453,6 +489,7 @@ async def test_a_wrong_token_is_told_without_the_token(pulsar: LivePulsar) -> No
     assert str(caught.value) == f"{pulsar.url} refuses our token: check pulsar.private_token."
 
 
+@rest_alone
 async def test_a_manager_that_does_not_exist_is_unreachable(pulsar: LivePulsar) -> None:
     runner = pulsar.runner(manager="nobody")
     try:
@@ -570,6 +607,7 @@ async def test_a_server_that_misbehaves_is_unreachable_within_the_timeout(
     assert CANARY not in str(caught.value)
 
 
+@rest_alone
 async def test_a_start_whose_answer_was_lost_may_be_repeated(pulsar: LivePulsar, web: Web) -> None:
     lost: list[bytes] = []
 
@@ -635,6 +673,7 @@ async def test_a_server_that_answers_again_is_heard_after_any_number_of_time_out
         await runner.close()
 
 
+@rest_alone
 async def test_more_calls_at_once_than_connections_are_all_answered(pulsar: LivePulsar) -> None:
     runner = pulsar.runner()
     try:
