@@ -1,4 +1,4 @@
-"""`tesp-api run | serve | check`: the command line."""
+"""`tesp-api run | serve | check | migrate`: the command line."""
 
 import argparse
 import asyncio
@@ -12,12 +12,12 @@ from typing import Final
 
 import uvicorn
 
-from tesp_api import __version__, check
+from tesp_api import __version__, check, migrate
 from tesp_api.domain.errors import Misconfigured, StoreUnreachable
 from tesp_api.local import engines, example
 from tesp_api.local.own_pulsar import OwnPulsar
 from tesp_api.settings import Settings, load, masked, table
-from tesp_api.tesp_api import Server, build, configure_log
+from tesp_api.tesp_api import Server, build, configure_log, make_store
 
 SHUTDOWN_S: Final = 10
 STARTED_POLL_S: Final = 0.02
@@ -55,6 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     checked = commands.add_parser("check", help="show the settings and try what they name")
     checked.add_argument("--image", default=example.IMAGE, help="what to run at Pulsar")
     checked.set_defaults(command=_check)
+    moved = commands.add_parser("migrate", help="copy tasks of CESNET/tesp-api from MongoDB")
+    moved.add_argument("--uri", help="its `db.mongodb_uri`, if it is not ours")
+    moved.add_argument("--issuer", help="whose tokens its users came with; else admins see them")
+    moved.set_defaults(command=_migrate)
     keys = commands.add_parser("settings", help="print the table of all settings")
     keys.set_defaults(command=_print_settings)
     return parser
@@ -111,6 +115,20 @@ async def _check(chosen: argparse.Namespace) -> int:
     for warning in settings.warnings:
         print(f"warning  {warning}")
     return 0 if await check.neighbours(settings, chosen.image) else 1
+
+
+async def _migrate(chosen: argparse.Namespace) -> int:
+    settings = load()
+    own = settings.db.mongodb_uri
+    uri = chosen.uri or (own.get_secret_value() if own else None)
+    if uri is None:
+        raise Misconfigured("The settings name no MongoDB: say where the tasks are by --uri.")
+    store = make_store(settings)
+    try:
+        await store.open()
+        return await migrate.migrate(uri, store, chosen.issuer)
+    finally:
+        await store.close()
 
 
 async def _print_settings(_chosen: argparse.Namespace) -> int:
