@@ -10,7 +10,7 @@ from tesp_api.domain.errors import Misconfigured, Unreachable
 from tesp_api.domain.report import Verdict, unframe
 from tesp_api.domain.task import JobId, Task
 from tesp_api.domain.tes import Executor, State, TaskRequest
-from tesp_api.ports import JobRunner, Phase, Sighting
+from tesp_api.ports import JobRunner, Phase, Sighting, TaskStore
 from tesp_api.settings import Settings
 from tesp_api.tesp_api import make_runner, make_site, make_store, new_task_id
 
@@ -24,22 +24,30 @@ async def neighbours(settings: Settings, image: str) -> bool:
 
     The engine is tried where it will have to work: by a job that runs `true` in `image`.
     """
-    well = await _store(settings)
-    runner = make_runner(settings)
+    store = make_store(settings)
     try:
-        return await _pulsar(runner) and await _engine(settings, runner, image) and well
+        well = await _store(store)
+        if settings.pulsar.amqp_url is not None and not well:
+            print("Pulsar   was not tried: what a message broker brings is kept in the store.")
+            return False
+        return await _beyond(settings, make_runner(settings, store), image) and well
+    finally:
+        await store.close()
+
+
+async def _beyond(settings: Settings, runner: JobRunner, image: str) -> bool:
+    try:
+        return await _pulsar(runner) and await _engine(settings, runner, image)
     finally:
         await runner.close()
 
 
-async def _store(settings: Settings) -> bool:
-    store = make_store(settings)
+async def _store(store: TaskStore) -> bool:
     try:
         await store.open()
     except (Misconfigured, Unreachable) as error:
         print(f"store    {error} Look at db.mongodb_uri or db.sqlite_path.")
         return False
-    await store.close()
     print("store    answers")
     return True
 
@@ -48,7 +56,8 @@ async def _pulsar(runner: JobRunner) -> bool:
     try:
         version = await runner.ping()
     except Unreachable as error:
-        print(f"Pulsar   {error} Look at pulsar.url and pulsar.private_token; does Pulsar run?")
+        keys = "pulsar.url and pulsar.private_token, or pulsar.amqp_url and pulsar.manager"
+        print(f"Pulsar   {error} Look at {keys}; does Pulsar run?")
         return False
     print(f"Pulsar   {runner.name} answers, version {version}")
     return True

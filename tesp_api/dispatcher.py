@@ -22,11 +22,13 @@ from tesp_api.domain.tes import State
 from tesp_api.duties import Drive, Duties, next_job_id
 from tesp_api.lease import Lease
 from tesp_api.ports import Clock, Glance, TaskStore
+from tesp_api.retention import Retention
 
 WORKERS: Final = 12
 """Steps under way at once; Pulsar's web server works on four requests at a time."""
 BATCH: Final = 64
 CLAIMED: Final = ACTIVE - {State.QUEUED}
+UNDER_WAY: Final = frozenset({State.INITIALIZING, State.RUNNING})
 FIRST_LOOK_S: Final = 0.15
 """Pulsar and Python take a quarter of a second for a job that does nothing."""
 SHARE_OF_AGE: Final = 0.1
@@ -36,7 +38,6 @@ TELL_AFTER_S: Final = 10.0
 SHORTEST_S: Final = 0.025
 BUG_S: Final = 60.0
 TICK_S: Final = 1.0
-SWEEP_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class Limits:
     max_jobs: int
     patience_s: float
     poll_interval_s: float
+    sweep_s: float = 60.0
+    """How often ended tasks are searched for what is left of them, and for those to remove."""
 
 
 class Dispatcher:
@@ -58,12 +61,15 @@ class Dispatcher:
         lease: Lease,
         clock: Clock,
         limits: Limits,
+        *,
+        retention: Retention | None = None,
     ) -> None:
         self._store = store
         self._duties = duties
         self._lease = lease
         self._clock = clock
         self._limits = limits
+        self._retention = retention
         self._agenda = Agenda(clock)
         self._drives: dict[TaskId, Drive] = {}
         self._slots: dict[TaskId, int] = {}
@@ -87,7 +93,10 @@ class Dispatcher:
             await self._leased.wait()
             group.create_task(self._repeat(self._claim, TICK_S, self._work), name="claim")
             group.create_task(self._repeat(self._hear_cancels, TICK_S), name="cancels")
-            group.create_task(self._repeat(self._sweep, SWEEP_S), name="sweep")
+            group.create_task(self._repeat(self._sweep, self._limits.sweep_s), name="sweep")
+            if self._retention is not None:
+                old = self._repeat(self._retention.remove_old, self._limits.sweep_s)
+                group.create_task(old, name="retention")
             for number in range(WORKERS):
                 group.create_task(self._work_on(), name=f"worker {number}")
 
@@ -285,18 +294,17 @@ class Dispatcher:
             return self._pace(drive)
         task = await self._store.get(drive.task_id)
         while task is not None and task.driver == self._lease.driver:
-            drive.entered(task.state, self._clock.monotonic())
-            if task.state is State.QUEUED or (task.state in TERMINAL and not task.leftovers):
+            drive.entered(task, self._clock.monotonic())
+            if task.state is State.QUEUED or (task.state in TERMINAL and not task.untidy):
                 return None
             after = await self._duties.step(task, drive)
             if after is None:
                 return self._pace(drive)
             await self._save(task, lifecycle.doubt(after) if drive.doubt else after)
-            drive.entered(after.state, self._clock.monotonic())
-            if after.state is State.INITIALIZING:
-                return FIRST_LOOK_S
-            if after.state is State.RUNNING:
-                return self._pace(drive)
+            drive.entered(after, self._clock.monotonic())
+            if after.state in UNDER_WAY and after.job and after.job.submitted:
+                submitted = task.job and not task.job.submitted
+                return FIRST_LOOK_S if submitted else self._pace(drive)
             task = after
         return None
 

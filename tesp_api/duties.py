@@ -4,32 +4,38 @@ A duty returns the task as it should be saved next, or None when there is nothin
 later. It raises Unreachable when the other side did not answer: the same step again.
 """
 
+import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from tesp_api.domain import lifecycle, plan
+from tesp_api.domain import lifecycle
 from tesp_api.domain.errors import OutOfReach, RunnerUnreachable
 from tesp_api.domain.lifecycle import (
     TERMINAL,
     Broke,
-    Ended,
+    Event,
     ExecutorFailed,
+    Expired,
     Killed,
     Lost,
     Outcome,
+    Ran,
     Started,
     Submitted,
     Succeeded,
+    Unsent,
 )
 from tesp_api.domain.report import Report, Verdict, unframe
-from tesp_api.domain.task import Job, JobId, Task, TaskId
+from tesp_api.domain.task import Job, JobId, Left, Purpose, Task, TaskId
 from tesp_api.domain.tes import State
-from tesp_api.ports import Clock, JobRunner, Phase, Sighting, Storage, Traces
+from tesp_api.orders import Orders
+from tesp_api.ports import Clock, JobRunner, Phase, Sighting, Traces
 
 OVER: Final = frozenset({Phase.ENDED, Phase.FAILED, Phase.KILLED, Phase.UNKNOWN})
 """Phases from which Pulsar itself starts nothing more."""
+WAITS: Final = frozenset({Phase.SET_UP, Phase.WAITING})
 CONFIRM_LOST_S: Final = 2.0
 """Pulsar may say `lost` for a moment; it has to say so for this long."""
 RESUBMIT_S: Final = 30.0
@@ -42,6 +48,11 @@ WATCHDOG_S: Final = 15.0
 LATE_START_S: Final = 3.0
 """Pulsar calls a job cancelled whose process it is just starting, and does not kill that one: only
 after this does no trace of a runner mean that there is none."""
+MOST_SIGNINGS: Final = 5
+"""How often URLs are signed anew for jobs that begin only after the signatures have ended."""
+BLINK_S: Final = 5.0
+"""A job that was still waiting, and so shortly afterwards is lost with all its files, has not run:
+looks are never further apart unless this process stood still or was not there."""
 PULSE_SHARE: Final = 0.1
 """The runner's own word is read first after this share of the silence that is borne, then more
 seldom, at last as often as the silence lasts."""
@@ -70,8 +81,10 @@ class Drive:
 
     task_id: TaskId
     state: State | None = None
+    subject: JobId | None = None
+    """The job that all that follows is about."""
     since: float = 0.0
-    """When this driver first saw the task in `state`."""
+    """When this driver first saw the task in `state` with this job."""
     doubt: bool = True
     """Whether a call of unknown outcome, or an unknown past, lies behind."""
     job: JobId | None = None
@@ -80,6 +93,10 @@ class Drive:
     """A look that no step has acted on yet."""
     phase: Phase | None = None
     phase_since: float = 0.0
+    idle_at: float = float("-inf")
+    """When the job was last seen at Pulsar without running."""
+    unseen_s: float = float("inf")
+    """How long before Pulsar was first found not to know it that was."""
     pulse: str | None = None
     pulse_since: float | None = None
     pulse_checked: float = 0.0
@@ -93,13 +110,23 @@ class Drive:
     busy: bool = False
     again: bool = False
 
-    def entered(self, state: State, now: float) -> None:
-        """Remember the state and since when."""
-        if state is not self.state:
-            self.state, self.since = state, now
+    def entered(self, task: Task, now: float) -> None:
+        """Remember state and job and since when; nothing known of one job holds for the next."""
+        subject = task.job.id if task.job else None
+        if subject != self.subject:
+            self.subject, self.state = subject, None
+            self.job = self.seen = self.phase = self.pulse = self.pulse_since = None
+            self.killed_at = self.why = self.reaping = None
+            self.idle_at, self.unseen_s = float("-inf"), float("inf")
+        if task.state is not self.state:
+            self.state, self.since = task.state, now
 
     def saw(self, phase: Phase, now: float) -> None:
         """Remember what Pulsar says and since when."""
+        if phase in WAITS:
+            self.idle_at, self.unseen_s = now, float("inf")
+        elif phase is Phase.UNKNOWN:
+            self.unseen_s = min(self.unseen_s, now - self.idle_at)
         if phase is not self.phase:
             self.phase, self.phase_since = phase, now
 
@@ -110,13 +137,10 @@ Handler = Callable[[Task, Drive, Sighting], Awaitable[Task | None]]
 class Duties:
     """The steps. Stateless beside its neighbours: everything it knows comes with the call."""
 
-    def __init__(
-        self, runner: JobRunner, storage: Storage, site: plan.Site, policy: Policy, clock: Clock
-    ) -> None:
+    def __init__(self, runner: JobRunner, orders: Orders, policy: Policy, clock: Clock) -> None:
         self.place = runner.name
         self._runner = runner
-        self._storage = storage
-        self._site = site
+        self._orders = orders
         self._policy = policy
         self._clock = clock
         self._on_phase: Mapping[Phase, Handler] = {
@@ -138,7 +162,7 @@ class Duties:
 
     async def _duty(self, task: Task, drive: Drive) -> Task | None:
         match task.state:
-            case State.INITIALIZING if not _run_job(task).submitted:
+            case State.INITIALIZING | State.RUNNING if not _job(task).submitted:
                 return await self._start(task, drive)
             case State.INITIALIZING | State.RUNNING:
                 return await self._watch(task, drive)
@@ -159,24 +183,23 @@ class Duties:
             return False
         seen = await self._runner.look(drive.job)
         drive.seen = None if seen.phase is drive.phase else seen
+        if drive.seen is None:
+            drive.saw(seen.phase, self._clock.monotonic())
         return drive.seen is None
 
     async def _start(self, task: Task, drive: Drive) -> Task:
-        job = _run_job(task)
+        if uploads := await self._orders.begin_uploads(task):
+            return lifecycle.begin(task, *uploads)
+        job = _job(task)
         if not (drive.doubt and await self._is_under_way(job.id)):
-            await self._runner.start(job.id, self._order(task, job.id))
+            await self._runner.start(job.id, await self._orders.of(task, job))
         return lifecycle.advance(task, Submitted(at=self._clock.now()))
 
     async def _is_under_way(self, job: JobId) -> bool:
         return (await self._runner.look(job)).phase not in (Phase.UNKNOWN, Phase.SET_UP)
 
-    def _order(self, task: Task, job: JobId) -> plan.Order:
-        inputs = [self._storage.fetch_order(item) for item in task.request.inputs or ()]
-        outputs = [self._storage.send_order(item) for item in task.request.outputs or ()]
-        return plan.run_order(task, job, self._site, inputs, outputs)
-
     async def _watch(self, task: Task, drive: Drive) -> Task | None:
-        job = _run_job(task)
+        job = _job(task)
         fresh = drive.seen if drive.job == job.id else None
         seen = fresh or await self._runner.look(job.id)
         drive.job, drive.seen = job.id, None
@@ -186,8 +209,8 @@ class Duties:
     async def _on_set_up(self, task: Task, drive: Drive, _seen: Sighting) -> None:
         """Pulsar has the files but not the submit; it is safe to repeat."""
         if self._clock.monotonic() - drive.phase_since > RESUBMIT_S:
-            job = _run_job(task).id
-            await self._runner.start(job, self._order(task, job))
+            job = _job(task)
+            await self._runner.start(job.id, await self._orders.of(task, job))
             drive.phase_since = self._clock.monotonic()
 
     async def _on_waiting(self, _task: Task, _drive: Drive, _seen: Sighting) -> None:
@@ -209,10 +232,10 @@ class Duties:
     async def _feel_pulse(self, task: Task, drive: Drive) -> Task | None:
         """Read the runner's own word: after a restart Pulsar says `running` for ever."""
         now = drive.pulse_checked = self._clock.monotonic()
-        job = _run_job(task)
+        job = _job(task)
         traces = await self._runner.settle(job.id)
         if report := unframe(traces.report or "", job.id):
-            return self._judge(task, report)
+            return await self._judge(task, report)
         if traces.heartbeat != drive.pulse or drive.pulse_since is None:
             drive.pulse, drive.pulse_since = traces.heartbeat, now
         if drive.killed_at is None and now - drive.pulse_since < self._policy.silence_s:
@@ -222,9 +245,9 @@ class Duties:
         )
 
     async def _on_end(self, task: Task, drive: Drive, seen: Sighting) -> Task | None:
-        job = _run_job(task)
+        job = _job(task)
         if report := unframe(seen.output, job.id):
-            return self._judge(task, report)
+            return await self._judge(task, report)
         return await self._mourn(task, drive, _epitaph(seen))
 
     async def _on_lost(self, task: Task, drive: Drive, _seen: Sighting) -> Task | None:
@@ -232,17 +255,47 @@ class Duties:
             return None
         return await self._mourn(task, drive, "Pulsar no longer knows it")
 
-    def _judge(self, task: Task, report: Report) -> Task:
-        """Turn the runner's word into the event that ends the task."""
+    async def _judge(self, task: Task, report: Report) -> Task:
+        """Turn the runner's word into the event that follows."""
+        if _job(task).purpose is Purpose.STAGE_OUT:
+            if report.outcome is Verdict.COMPLETE:
+                await self._orders.complete_uploads(task, report.etags)
+            return lifecycle.advance(task, self._sent(task, report))
+        return lifecycle.advance(task, self._ran(task, report))
+
+    def _ran(self, task: Task, report: Report) -> Event:
+        """Return what the end of a run job means for its task."""
+        at, told = self._clock.now(), report.told()
+        failed = report.outcome is Verdict.EXECUTOR_ERROR
+        match report.outcome:
+            case Verdict.COMPLETE | Verdict.EXECUTOR_ERROR if report.left:
+                left = tuple(_left(*fields) for fields in report.left)
+                job = next_job_id(task)
+                return Ran(at=at, job=job, left=left, failed=failed, outcome=told)
+            case Verdict.COMPLETE:
+                return Succeeded(at=at, outcome=told)
+            case Verdict.EXECUTOR_ERROR:
+                return ExecutorFailed(at=at, outcome=told)
+            case Verdict.STALE if _signings(task) < MOST_SIGNINGS:
+                return Expired(at=at, job=next_job_id(task))
+            case Verdict.STALE | Verdict.SYSTEM_ERROR:
+                return Broke(at=at, outcome=told, reason=_reason(report))
+
+    def _sent(self, task: Task, report: Report) -> Event:
+        """Return what the end of a stage-out job means for its task."""
         at, told = self._clock.now(), report.told()
         match report.outcome:
+            case Verdict.STALE if _signings(task) < MOST_SIGNINGS:
+                return Unsent(at=at, job=next_job_id(task), reason=_reason(report))
+            case Verdict.COMPLETE if not task.failed:
+                return Succeeded(at=at, outcome=told)
+            case _ if not task.failed:
+                return Broke(at=at, outcome=told, reason=_reason(report))
             case Verdict.COMPLETE:
-                return lifecycle.advance(task, Succeeded(at=at, outcome=told))
-            case Verdict.EXECUTOR_ERROR:
-                return lifecycle.advance(task, ExecutorFailed(at=at, outcome=told))
-            case Verdict.SYSTEM_ERROR:
-                reason = report.reason or "The runner failed without a reason."
-                return lifecycle.advance(task, Broke(at=at, outcome=told, reason=reason))
+                return ExecutorFailed(at=at, outcome=told)
+            case _:
+                told = replace(told, log=(*told.log, _reason(report)))
+                return ExecutorFailed(at=at, outcome=told)
 
     async def _mourn(self, task: Task, drive: Drive, why: str) -> Task | None:
         """End a job that died without a report, once nothing of it can come any more."""
@@ -250,17 +303,22 @@ class Duties:
         buried = await self._bury(task, drive)
         if not isinstance(buried, Traces):
             return buried
-        job = _run_job(task)
+        job = _job(task)
         if report := unframe(buried.report or "", job.id):
-            return self._judge(task, report)
-        return lifecycle.advance(task, self._obituary(task, buried, drive.why))
+            return await self._judge(task, report)
+        return lifecycle.advance(task, self._obituary(task, drive, buried))
 
-    def _obituary(self, task: Task, traces: Traces, why: str) -> Ended:
+    def _obituary(self, task: Task, drive: Drive, traces: Traces) -> Event:
         at, host = self._clock.now(), self._runner.name
-        what = f"The job at Pulsar ({host}) died without a report: {why}."
-        begun = _executors_begun(traces, task)
+        what = f"The job at Pulsar ({host}) died without a report: {drive.why}."
+        if _job(task).purpose is Purpose.STAGE_OUT:
+            if _signings(task) < self._policy.max_attempts:
+                again = f"{what} The outputs are sent again under a new job id."
+                return Unsent(at=at, job=next_job_id(task), reason=again)
+            return Broke(at=at, reason=f"{what} It was sending the outputs.")
+        begun = _executors_begun(task, drive, traces)
         if begun and not self._policy.rerun_started:
-            rest = "An executor had started, so it is not run again (dispatch.rerun_started)."
+            rest = f"{begun}, so it is not run again (dispatch.rerun_started)."
             return Broke(at=at, reason=f"{what} {rest}")
         if len(task.attempts) >= self._policy.max_attempts:
             rest = f"This was attempt {len(task.attempts)} of {self._policy.max_attempts}."
@@ -279,13 +337,13 @@ class Duties:
         return lifecycle.advance(task, Killed(at=self._clock.now(), outcome=told))
 
     async def _bury(self, task: Task, drive: Drive) -> Traces | Task | None:
-        """Make sure that nothing of the run job can come any more.
+        """Make sure that nothing of the job can come any more.
 
         Returns what can be read of it once that is so; a task to be saved first; or None: look
         again. The proof is the runner's report, or its watchdog's word, or that it never had one,
         or a reaper.
         """
-        job = _run_job(task)
+        job = _job(task)
         if drive.killed_at is None:
             if job.submitted and not _reapers(task) and not await self._is_under_way(job.id):
                 # Lost. Kept before the kill, which makes the id known to Pulsar again.
@@ -311,7 +369,7 @@ class Duties:
             return lifecycle.reap(task, next_job_id(task), self._clock.now())
         if drive.reaping != reaper.id:
             if not await self._is_under_way(reaper.id):
-                order = plan.reap_order(task, reaper.id, _run_job(task).id, self._site)
+                order = self._orders.reap(task, reaper.id, _job(task).id)
                 await self._runner.start(reaper.id, order)
             drive.reaping = reaper.id
         seen = await self._runner.look(reaper.id)
@@ -325,6 +383,8 @@ class Duties:
 
     async def _tidy(self, task: Task, drive: Drive) -> Task | None:
         """Remove an ended task from Pulsar; a job whose calls were unsure only later."""
+        if task.uploads:
+            return await self._abort(task)
         age = self._clock.monotonic() - drive.since
         gone: list[JobId] = []
         for job in task.leftovers:
@@ -333,6 +393,13 @@ class Duties:
             await self._remove(job, drive)
             gone.append(job.id)
         return lifecycle.forget(task, *gone) if gone else None
+
+    async def _abort(self, task: Task) -> Task:
+        try:
+            await self._orders.abort_uploads(task)
+        except OutOfReach as error:
+            return lifecycle.abort(task, f"Parts of an upload may be left: {error}")
+        return lifecycle.abort(task)
 
     async def _remove(self, job: Job, drive: Drive) -> None:
         """Delete the job at Pulsar; what a deletion left half done looks like a job set up."""
@@ -354,15 +421,36 @@ def next_job_id(task: Task) -> JobId:
     return JobId(f"tes-{task.id}-{len(task.jobs)}")
 
 
-def _run_job(task: Task) -> Job:
+def task_of(job: JobId) -> TaskId | None:
+    """Return the task that claimed a job of that name; None for other jobs of ours."""
+    prefix, _, rest = job.partition("-")
+    task_id, _, number = rest.rpartition("-")
+    return TaskId(task_id) if prefix == "tes" and number.isdecimal() else None
+
+
+def _job(task: Task) -> Job:
     job = task.job
     assert job is not None, "a claimed task has a job"
     return job
 
 
+def _left(output: int, path: str, below: str, size_bytes: int) -> Left:
+    return Left(output=output, path=path, below=below, size_bytes=size_bytes)
+
+
+def _reason(report: Report) -> str:
+    return report.reason or "The runner failed without a reason."
+
+
+def _signings(task: Task) -> int:
+    """Return how many jobs of this purpose there were in a row."""
+    purposes = [job.purpose for job in task.jobs if job.purpose is not Purpose.REAP]
+    return sum(1 for _ in itertools.takewhile(purposes[-1].__eq__, reversed(purposes)))
+
+
 def _reapers(task: Task) -> Sequence[Job]:
-    """Return the jobs that were claimed to clean up after the run job of this attempt."""
-    return task.jobs[task.jobs.index(_run_job(task)) + 1 :]
+    """Return the jobs that were claimed to clean up after the job of this attempt."""
+    return task.jobs[task.jobs.index(_job(task)) + 1 :]
 
 
 def _patience_s(task: Task) -> float:
@@ -384,15 +472,19 @@ def _is_at_rest(task: Task, traces: Traces) -> bool:
     return traces.watch.startswith("reaped")
 
 
-def _executors_begun(traces: Traces, task: Task) -> bool:
-    """Whether an executor may have started.
+def _executors_begun(task: Task, drive: Drive, traces: Traces) -> str:
+    """Return why an executor has started, or may have; empty where none has.
 
-    The journal says so before one does. Where all files were lost: was the job seen running?
+    The journal says so before one does. Where all files were lost with the job, it has not run only
+    if it was seen waiting just before.
     """
     if traces.journal is None:
-        return task.state is State.RUNNING and traces.watch is None and bool(_reapers(task))
+        lost = traces.watch is None and bool(_reapers(task))
+        if lost and (task.state is State.RUNNING or drive.unseen_s > BLINK_S):
+            return "Nobody can tell whether an executor had started"
+        return ""
     events = (_event(line) for line in traces.journal.splitlines())
-    return any(event == "executor_start" for event in events)
+    return "An executor had started" if "executor_start" in events else ""
 
 
 def _event(line: str) -> str | None:

@@ -8,6 +8,7 @@ acted on.
 
 from typing import Final
 
+from tesp_api.domain.errors import LeaseLapsed
 from tesp_api.domain.task import DriverId
 from tesp_api.ports import Clock, TaskStore
 
@@ -29,6 +30,13 @@ class Lease:
     def held(self) -> bool:
         """Whether this driver may act now. Ask right before each call that has an effect."""
         return self._clock.monotonic() - self._renewed < self._lease_s * OWN_SHARE
+
+    def permit(self) -> None:
+        """Raise LeaseLapsed where this driver may not act now: a Permit."""
+        if not self.held:
+            raise LeaseLapsed(
+                "This process stood still for longer than its lease (dispatch.lease_s)."
+            )
 
     @property
     def renewal_s(self) -> float:

@@ -1,13 +1,13 @@
 """What the core asks of the world: one Protocol per neighbour, satisfied by shape."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from tesp_api.domain.task import DriverId, JobId, Task, TaskId
+from tesp_api.domain.task import DriverId, JobId, Left, Task, TaskId
 from tesp_api.domain.tes import Input, Output, State, View
 
 
@@ -32,8 +32,25 @@ class Query:
 class Page:
     """At most `limit` rendered tasks, newest first; `next_before` is None on the last page."""
 
+    between: ClassVar[bytes] = b",\n"
+    """What parts documents: good in a JSON array, and in no document, as none has a line feed."""
+
     documents: Sequence[bytes]
+    """The tasks, or runs of tasks with `between` between them: a store gives what it has."""
     next_before: int | None
+    lacks: frozenset[State] = frozenset()
+    """States that none of the tasks is in, as far as the store knows without a look at each."""
+
+    @property
+    def joined(self) -> bytes:
+        """All tasks as one run; a single run is not copied."""
+        return self.between.join(self.documents)
+
+    @property
+    def each(self) -> Sequence[bytes]:
+        """The tasks one by one. Reads every byte."""
+        joined = self.joined
+        return joined.split(self.between) if joined else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +118,18 @@ class TaskStore(Protocol):
     async def untidy(self, limit: int, after: int = 0) -> Sequence[tuple[int, TaskId]]:
         """Return (seq, id) of ended tasks with leftovers, oldest first, from behind `after`."""
 
+    async def count(self, states: frozenset[State], owner: str | None, most: int) -> int:
+        """Return how many tasks are in these states, of that owner or of all (None).
+
+        Counting ends at `most`: more is never said.
+        """
+
+    async def remove_ended(self, before: datetime, limit: int) -> int:
+        """Remove at most `limit` tasks that ended before that moment; return how many.
+
+        Those that ended first go first; one with anything left somewhere (`Task.untidy`) stays.
+        """
+
     async def slots(self) -> frozenset[int]:
         """Return the slots held by unfinished tasks of all drivers."""
 
@@ -109,6 +138,45 @@ class TaskStore(Protocol):
 
     async def retire(self, driver: DriverId) -> None:
         """Take a driver off the list: it has ended, or its tasks have all been adopted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """A record of what was heard of a job; what is in it is the transport's own affair."""
+
+    revision: int
+    record: bytes
+    """A JSON object."""
+
+
+class JobNews(Protocol):
+    """Keeps what Pulsar told of jobs by messages: any process may get them, each once.
+
+    Every write is durable when it returns, so that a message may be taken off its queue then.
+    All methods raise StoreUnreachable.
+    """
+
+    async def news(self, job: JobId) -> News | None:
+        """Return the record as last kept."""
+
+    async def keep_news(
+        self, job: JobId, record: bytes, revision: int, *, doomed: bool = False
+    ) -> None:
+        """Keep `record` as that revision, in place of the one before; 1 is the first.
+
+        Raises Stale where the kept revision is another one than `revision - 1`. `doomed`: the
+        job is listed by that method until it is dropped.
+        """
+
+    async def drop_news(self, jobs: Collection[JobId]) -> None:
+        """Forget these jobs. Idempotent; unknown ones too."""
+
+    async def doomed(self, limit: int) -> Sequence[JobId]:
+        """Return at most `limit` jobs whose records were kept as doomed."""
+
+
+class Store(TaskStore, JobNews, Protocol):
+    """Both in one place, as it is kept."""
 
 
 class Phase(StrEnum):
@@ -152,11 +220,29 @@ class Traces:
     watch: str | None = None
 
 
+Permit = Callable[[], None]
+"""Raises an Unreachable where this process may not act now.
+
+A JobRunner asks right before each request: between two of them the process may have been stopped,
+for so long that another has done the work and cleaned up.
+"""
+
+
+def always() -> None:
+    """Permit everything: who does not share the work needs no leave."""
+
+
 class JobRunner(Protocol):
     """Runs jobs on other machines. Every call may raise RunnerUnreachable: ask again later."""
 
     name: str
     """Where the jobs run, for people: no credentials in it."""
+
+    def listen(self, told: Callable[[JobId], None]) -> None:
+        """Begin to work, and have `told` called with each job of which there is news.
+
+        A transport without news never calls it; nor is a call promised for each.
+        """
 
     async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
         """Have the runner on the node carry out `order` as this job, once.
@@ -165,7 +251,7 @@ class JobRunner(Protocol):
         """
 
     async def look(self, job: JobId) -> Sighting:
-        """Ask where the job stands."""
+        """Return where the job stands, as far as is known: by asking, or from the last news."""
 
     async def kill(self, job: JobId) -> None:
         """End the job, and make sure that a late `start` of it has no effect.
@@ -177,7 +263,10 @@ class JobRunner(Protocol):
         """Read what the runner left on the node. Costs several calls; for doubtful cases."""
 
     async def forget(self, job: JobId) -> None:
-        """Remove the ended job's files. Idempotent. After it the id may never be used again."""
+        """Have the ended job's files removed, at once or soon, whatever comes between.
+
+        Idempotent. After it the id is unknown and may never be used again.
+        """
 
     async def ping(self) -> str:
         """Return the other side's version."""
@@ -187,22 +276,46 @@ class JobRunner(Protocol):
 
 
 class Storage(Protocol):
-    """What the server knows of URLs: which it serves, and how the node gets at each."""
+    """What the server knows of URLs: which it serves to whom, and how the node gets at each.
 
-    def refusal(self, item: Input | Output) -> str | None:
-        """Return why this URL cannot be served, as a sentence, or None if it can."""
+    Orders are in the runner's form (see `runner`). All but `refusal` and `served` raise OutOfReach
+    where the server has no way there for this owner, StorageUnreachable where an object store does
+    not answer (ask again).
+    """
 
-    def fetch_order(self, item: Input) -> Mapping[str, Any]:
-        """Return how the node gets this input, in the runner's form (see `runner`).
+    def refusal(self, item: Input | Output, owner: str | None) -> str | None:
+        """Return why this URL cannot be served to `owner`, as a sentence, or None if it can."""
 
-        Raises OutOfReach where the server has no way there.
+    async def fetch_order(self, item: Input, owner: str | None) -> Mapping[str, Any]:
+        """Return how the node gets this input."""
+
+    async def send_order(self, item: Output, owner: str | None) -> Mapping[str, Any]:
+        """Return how the run job sends this output, or that it leaves it (`deferred`)."""
+
+    async def stage_order(
+        self, item: Output, left: Left, owner: str | None, upload: str | None
+    ) -> Mapping[str, Any]:
+        """Return how a stage-out job sends one file of `item` that was left.
+
+        `upload` is what `begin_upload` returned for it.
         """
 
-    def send_order(self, item: Output) -> Mapping[str, Any]:
-        """Return how the node sends this output. Raises OutOfReach."""
+    async def begin_upload(self, item: Output, left: Left, owner: str | None) -> str | None:
+        """Return the id of a new upload in parts, or None where the file is sent as a whole.
+
+        Each call begins another one.
+        """
+
+    async def complete_upload(
+        self, item: Output, left: Left, owner: str | None, upload: str, etags: Sequence[str]
+    ) -> None:
+        """Make the object of its parts, whose `etags` are given in order. Idempotent."""
+
+    async def abort_upload(self, item: Output, left: Left, owner: str | None, upload: str) -> None:
+        """Let go of the parts that were sent. Idempotent; an upload that was completed stays."""
 
     def served(self) -> Sequence[str]:
-        """Return what service-info lists as storage."""
+        """Return what service-info lists as storage: what everybody may name."""
 
 
 class Clock(Protocol):

@@ -1,4 +1,4 @@
-"""The use cases: create, get, list, cancel, and whether the server is ready.
+"""The use cases: create, get, list, cancel.
 
 Nothing here knows HTTP, a database or Pulsar. A task exists once the store says so; the dispatcher
 is only told that it has something to look at, and would find it without being told.
@@ -8,13 +8,21 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol, TypeVar
 
 from loguru import logger
 
-from tesp_api.domain.errors import KeyTaken, NoSuchTask, Stale, StoreUnreachable
+from tesp_api.admission import Admission
+from tesp_api.domain.errors import (
+    KeyTaken,
+    NoSuchTask,
+    Overloaded,
+    Stale,
+    StoreUnreachable,
+    TooManyTasks,
+)
 from tesp_api.domain.lifecycle import CancelAsked, Withdrawn, advance
 from tesp_api.domain.parsing import parse
 from tesp_api.domain.rules import Policy, storable, unsupported
@@ -73,6 +81,7 @@ class Service:
         clock: Clock,
         policy: Policy,
         new_id: Callable[[], TaskId],
+        admission: Admission | None = None,
         hold_s: float = HOLD_S,
     ) -> None:
         self._store = store
@@ -80,15 +89,18 @@ class Service:
         self._clock = clock
         self._policy = policy
         self._new_id = new_id
+        self._admission = admission
         self._hold_s = hold_s
 
     async def create(self, principal: Principal, body: bytes, key: str | None = None) -> TaskId:
         """Keep the task in `body` and return its id once it is durable.
 
         The same `key` of the same owner makes one task, however often it comes, as long as the task
-        is kept. Raises InvalidRequest; KeyTaken where the key came with another body.
+        is kept. Raises InvalidRequest; KeyTaken where the key came with another body; Overloaded
+        and TooManyTasks, but not for a key whose task is kept.
         """
-        request = parse(body, self._policy)
+        until = self._deadline()
+        request = parse(body, self._policy, principal.owner)
         unknown = unsupported(request.resources, self._policy)
         task = Task(
             id=self._new_id() if key is None else _id_of(principal, key),
@@ -99,10 +111,8 @@ class Service:
             fingerprint=None if key is None else hashlib.sha256(body).hexdigest(),
             warnings=tuple(f"The backend parameter {key!r} is not supported." for key in unknown),
         )
-        # An add of unknown outcome is settled by adding again: a known id changes nothing.
-        await self._patiently(lambda: self._store.add(task))
-        if key is not None:
-            await self._patiently(lambda: self._be_the_same(task))
+        with await self._place(task, until):
+            await self._persistently(lambda: self._keep(task), until)
         self._dispatch.new_task()
         return task.id
 
@@ -124,17 +134,34 @@ class Service:
 
     async def cancel(self, principal: Principal, task_id: TaskId) -> None:
         """Have the task ended, unless it has ended or is being ended. Raises NoSuchTask."""
-        await self._patiently(lambda: self._cancel(principal, task_id))
+        await self._persistently(lambda: self._cancel(principal, task_id), self._deadline())
         self._dispatch.changed(task_id)
 
-    async def ready(self) -> None:
-        """Return if the store answers, at once. Raises StoreUnreachable."""
-        await self._store.document(TaskId(""), View.MINIMAL, None)
+    async def _place(self, task: Task, until: float) -> AbstractContextManager[None]:
+        """Return a place for the task; one that is kept already under its key needs none."""
+        if (admission := self._admission) is None:
+            return nullcontext()
+        try:
+            return await self._persistently(lambda: admission.place(task.owner), until)
+        except (Overloaded, TooManyTasks):
+            if task.fingerprint is None:
+                raise
+            if await self._persistently(lambda: self._store.get(task.id), until) is None:
+                raise
+            return nullcontext()
 
-    async def _be_the_same(self, task: Task) -> None:
-        """Check that what is kept under the task's id was made from the same body."""
+    async def _keep(self, task: Task) -> None:
+        """Keep the task, or find that it is kept. An add of unknown outcome is settled by this too:
+
+        adding again changes nothing where it had taken place. Raises KeyTaken.
+        """
+        await self._store.add(task)
+        if task.fingerprint is None:
+            return
         kept = await self._store.get(task.id)
-        if kept is None or kept.fingerprint != task.fingerprint:
+        if kept is None:
+            raise StoreUnreachable(f"Task {task.id} was removed while it was added.")
+        if kept.fingerprint != task.fingerprint:
             raise KeyTaken(task.id)
 
     async def _cancel(self, principal: Principal, task_id: TaskId) -> None:
@@ -157,25 +184,36 @@ class Service:
         untouched = task.state is State.QUEUED and not task.jobs
         return advance(task, Withdrawn(at=at) if untouched else CancelAsked(at=at))
 
+    def _deadline(self) -> float:
+        return self._clock.monotonic() + self._hold_s
+
     async def _patiently(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Return what `call` returns, repeating it while the store is unreachable.
+        """Return what the read `call` returns, repeating it while the store is unreachable.
 
         The first call has no deadline of ours: a timer would cost more than the call, and the store
         has its own.
         """
-        deadline = self._clock.monotonic() + self._hold_s
+        until = self._deadline()
         try:
             return await call()
         except StoreUnreachable:
-            return await self._again(call, deadline)
+            await self._clock.sleep(RETRY_S)
+            return await self._persistently(call, until)
 
-    async def _again(self, call: Callable[[], Awaitable[Answer]], deadline: float) -> Answer:
+    async def _persistently(self, call: Callable[[], Awaitable[Answer]], until: float) -> Answer:
+        """Return what `call` returns, repeating it while the store is unreachable, until then.
+
+        No try is begun that would not be over in time if it took as long as the longest before:
+        what is broken off may take place all the same, after the client was told to come again.
+        """
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._hold_s):
-                while self._clock.monotonic() < deadline:
-                    await self._clock.sleep(RETRY_S)
+            async with asyncio.timeout(until - self._clock.monotonic()):
+                took_s = 0.0
+                while (begun := self._clock.monotonic()) + took_s <= until:
                     with suppress(StoreUnreachable):
                         return await call()
+                    await self._clock.sleep(RETRY_S)
+                    took_s = max(took_s, self._clock.monotonic() - begun)
         raise StoreUnreachable(f"The store did not answer within {self._hold_s:g} s.")
 
 

@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from loguru import logger
 
 from tesp_api import __version__, log
+from tesp_api.admission import Admission
 from tesp_api.api.app import create_app
 from tesp_api.api.service_info import ServiceInfo
 from tesp_api.auth import (
@@ -36,16 +37,35 @@ from tesp_api.auth import (
 from tesp_api.clock import SystemClock
 from tesp_api.dispatcher import Dispatcher, Limits
 from tesp_api.domain.errors import Misconfigured, StoreUnreachable
-from tesp_api.domain.plan import Engine, Site
+from tesp_api.domain.plan import Engine, Site, Transfer
 from tesp_api.domain.rules import Policy as Rules
-from tesp_api.domain.task import DriverId, TaskId
-from tesp_api.duties import Duties, Policy
+from tesp_api.domain.task import DriverId, JobId, TaskId
+from tesp_api.duties import Duties, Policy, task_of
 from tesp_api.lease import Lease
-from tesp_api.ports import Clock, JobRunner, TaskStore
+from tesp_api.orders import Orders
+from tesp_api.ports import Clock, JobRunner, Permit, Store, TaskStore, always
+from tesp_api.pulsar.amqp_runner import AmqpRunner
 from tesp_api.pulsar.rest import RestRunner
+from tesp_api.pulsar.tls import client_context
+from tesp_api.readiness import Readiness, neighbours
+from tesp_api.retention import Retention
 from tesp_api.service import Service
 from tesp_api.settings import Settings, load, secret_values
-from tesp_api.storage import FileScheme, HttpScheme, UnconfiguredScheme, UrlStorage
+from tesp_api.settings.storage import FtpLogin, Granted, HttpLogin, S3Entry
+from tesp_api.storage import (
+    EVERYBODY,
+    Account,
+    Addresses,
+    FileScheme,
+    FtpScheme,
+    Grant,
+    HttpScheme,
+    Keys,
+    Login,
+    Root,
+    S3Scheme,
+    UrlStorage,
+)
 from tesp_api.store.mongo import MongoStore
 from tesp_api.store.sqlite import SqliteStore
 
@@ -63,31 +83,39 @@ class Server:
     runner: JobRunner
 
 
-def build(settings: Settings) -> Server:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the neighbours are made by; who wants to stand between puts something around it."""
+
+    store: Callable[[Settings], Store]
+    runner: Callable[[Settings, Store, Permit], JobRunner]
+    clock: Callable[[], Clock]
+
+
+def build(settings: Settings, parts: Parts | None = None) -> Server:
     """Build the server; nothing is connected before the application's lifespan begins.
 
-    Raises Misconfigured for what this version cannot serve.
+    Raises Misconfigured for what cannot be used.
     """
-    _refuse_what_is_not_served(settings)
-    clock = SystemClock()
-    store = make_store(settings)
-    runner = make_runner(settings)
-    storage = UrlStorage(
-        HttpScheme(),
-        FileScheme(map(str, settings.storage.file.roots)),
-        UnconfiguredScheme("s3", "gs", "ftp", "ftps"),
-    )
+    parts = parts or Parts(store=make_store, runner=make_runner, clock=SystemClock)
+    clock = parts.clock()
+    store = parts.store(settings)
+    lease = Lease(store, clock, DriverId(secrets.token_hex(8)), settings.dispatch.lease_s)
+    runner = parts.runner(settings, store, lease.permit)
+    storage = make_storage(settings, clock)
     site = make_site(settings)
     dispatcher = Dispatcher(
         store,
-        Duties(runner, storage, site, _policy(settings), clock),
-        Lease(store, clock, DriverId(secrets.token_hex(8)), settings.dispatch.lease_s),
+        Duties(runner, Orders(storage, site), _policy(settings), clock),
+        lease,
         clock,
         Limits(
             max_jobs=settings.pulsar.max_jobs,
             patience_s=settings.dispatch.patience_s,
             poll_interval_s=settings.pulsar.status.poll_interval,
+            sweep_s=settings.retention.sweep_s,
         ),
+        retention=_retention(settings, store, clock),
     )
     service = Service(
         store=store,
@@ -101,10 +129,16 @@ def build(settings: Settings) -> Server:
             refusal=storage.refusal,
         ),
         new_id=new_task_id,
+        admission=_admission(settings, store, clock),
     )
+
+    def told(job: JobId) -> None:
+        if task_id := task_of(job):
+            dispatcher.changed(task_id)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        runner.listen(told)
         work = _drive(store, dispatcher, clock, opened=await _open(store))
         driving = asyncio.create_task(work, name="dispatcher")
         driving.add_done_callback(_end_unless_stopped)
@@ -119,6 +153,7 @@ def build(settings: Settings) -> Server:
         service,
         make_authenticator(settings, clock),
         _info(settings, storage),
+        Readiness(neighbours(store, runner), clock),
         lifespan=lifespan,
         page_key=_identity(settings).encode(),
         body_bytes=settings.limits.body_bytes,
@@ -166,7 +201,7 @@ async def _open(store: TaskStore) -> bool:
     return True
 
 
-def make_store(settings: Settings) -> TaskStore:
+def make_store(settings: Settings) -> Store:
     """Return the store the settings name, not yet open."""
     db = settings.db
     if db.sqlite_path is not None:
@@ -175,16 +210,110 @@ def make_store(settings: Settings) -> TaskStore:
     return MongoStore(db.mongodb_uri.get_secret_value())
 
 
-def make_runner(settings: Settings) -> JobRunner:
-    """Return the way to Pulsar, not yet connected."""
+def make_runner(
+    settings: Settings, store: Store | None = None, permit: Permit = always
+) -> JobRunner:
+    """Return the way to Pulsar, not yet connected; `permit` is asked before each request.
+
+    `store`, where it can be, keeps what a message broker brings.
+    """
     pulsar = settings.pulsar
+    tls = client_context(
+        verify=pulsar.verify_tls,
+        ca_file=pulsar.ca_file,
+        cert_file=pulsar.cert_file,
+        key_file=pulsar.key_file,
+    )
+    if pulsar.amqp_url is not None:
+        assert store is not None, "what is heard has to be kept somewhere"
+        return AmqpRunner(
+            pulsar.amqp_url.get_secret_value(),
+            store,
+            manager=pulsar.manager,
+            timeout_s=pulsar.client_timeout,
+            tls=tls,
+            permit=permit,
+        )
     token = pulsar.private_token
     return RestRunner(
         pulsar.url,
         token=token.get_secret_value() if token else None,
         manager=pulsar.manager,
         timeout_s=pulsar.client_timeout,
-        verify=str(pulsar.ca_file) if pulsar.ca_file else pulsar.verify_tls,
+        tls=tls,
+        permit=permit,
+    )
+
+
+def make_storage(settings: Settings, clock: Clock) -> UrlStorage:
+    """Return what serves the URLs that the settings grant; nothing is asked yet."""
+    storage = settings.storage
+    roots = [
+        Root(path=str(root.path), owners=_owners(settings, root), mode=root.mode)
+        for root in storage.file.roots
+    ]
+    return UrlStorage(
+        HttpScheme((_grant(settings, entry), _login(entry)) for entry in storage.http),
+        FtpScheme((_grant(settings, entry), _login(entry)) for entry in storage.ftp),
+        FileScheme(roots),
+        S3Scheme(
+            (_grant(settings, entry), _account(settings, entry, clock)) for entry in storage.s3
+        ),
+    )
+
+
+def _grant(settings: Settings, entry: HttpLogin | FtpLogin | S3Entry) -> Grant:
+    return Grant(prefixes=entry.prefixes, owners=_owners(settings, entry))
+
+
+def _owners(settings: Settings, entry: Granted) -> frozenset[str]:
+    """Return whom an entry serves: unless it says so, everybody only where nobody is somebody."""
+    if entry.owners is not None:
+        return frozenset(entry.owners)
+    return frozenset() if settings.basic_auth.enable or settings.oauth.enable else EVERYBODY
+
+
+def _login(entry: HttpLogin | FtpLogin) -> Login:
+    token = entry.token if isinstance(entry, HttpLogin) else None
+    return Login(
+        username=entry.username,
+        password=entry.password.get_secret_value(),
+        token=token.get_secret_value() if token else "",
+    )
+
+
+def _account(settings: Settings, entry: S3Entry, clock: Clock) -> Account:
+    # Only where there are buckets: botocore is 25 MB.
+    from tesp_api.storage.s3_client import Access, S3Client  # noqa: PLC0415
+
+    access = Access(
+        endpoint=entry.url,
+        region=entry.region,
+        style=entry.addressing,
+        keys=_keys(entry),
+        profile=entry.profile,
+        anonymous=entry.anonymous,
+        timeout_s=settings.storage.timeout_s,
+        ca_file=settings.storage.ca_file,
+    )
+    return Account(
+        addresses=Addresses(entry.url, entry.addressing),
+        region=entry.region,
+        multipart_bytes=entry.multipart_bytes,
+        presign_s=settings.storage.presign_s,
+        store=S3Client(access),
+        now=clock.now,
+    )
+
+
+def _keys(entry: S3Entry) -> Keys | None:
+    if entry.access_key is None or entry.secret_key is None:
+        return None
+    token = entry.session_token
+    return Keys(
+        access_key=entry.access_key.get_secret_value(),
+        secret_key=entry.secret_key.get_secret_value(),
+        session_token=token.get_secret_value() if token else None,
     )
 
 
@@ -203,21 +332,35 @@ def make_site(settings: Settings) -> Site:
             pull_timeout_s=container.pull_timeout_s,
         ),
         tail_bytes=settings.logs.tail_bytes,
-        file_roots=tuple(map(str, settings.storage.file.roots)),
         heartbeat_s=settings.dispatch.heartbeat_s,
+        transfer=_transfer(settings),
+        missing=settings.outputs.missing,
     )
+
+
+def _transfer(settings: Settings) -> Transfer:
+    storage = settings.storage
+    return Transfer(
+        parallel=storage.parallel,
+        attempts=storage.attempts,
+        timeout_s=storage.timeout_s,
+        ca=None if storage.ca_file is None else _certificates(storage.ca_file),
+    )
+
+
+def _certificates(file: Path) -> str:
+    """Return the PEM text, if it is such."""
+    try:
+        text = file.read_text("ascii")
+        ssl.create_default_context(cadata=text)
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"`storage.ca_file` {file} cannot be read: {error}.") from error
+    return text
 
 
 def new_task_id() -> TaskId:
     """Return a name nobody can guess."""
     return TaskId(secrets.token_hex(ID_BYTES))
-
-
-def _refuse_what_is_not_served(settings: Settings) -> None:
-    if settings.pulsar.amqp_url is not None:
-        raise Misconfigured(
-            "`pulsar.amqp_url` is set, but this version reaches Pulsar by REST only."
-        )
 
 
 def _policy(settings: Settings) -> Policy:
@@ -228,6 +371,18 @@ def _policy(settings: Settings) -> Policy:
         silence_s=dispatch.silence_s,
         quarantine_s=dispatch.lease_s + settings.pulsar.client_timeout,
     )
+
+
+def _retention(settings: Settings, store: TaskStore, clock: Clock) -> Retention | None:
+    days = settings.retention.days
+    return None if days is None else Retention(store, clock, days)
+
+
+def _admission(settings: Settings, store: TaskStore, clock: Clock) -> Admission | None:
+    queue, per_owner = settings.limits.queue, settings.limits.tasks_per_owner
+    if queue is None and per_owner is None:
+        return None
+    return Admission(store, clock, queue=queue, per_owner=per_owner)
 
 
 def make_authenticator(settings: Settings, clock: Clock) -> Authenticator:

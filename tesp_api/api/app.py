@@ -18,11 +18,13 @@ from starlette.types import ASGIApp
 from tesp_api.api import browser
 from tesp_api.api.document import openapi
 from tesp_api.api.edge import Doorkeeper, Errors, RequestIds
+from tesp_api.api.errors import unready
 from tesp_api.api.pages import PageTokens
 from tesp_api.api.resource import Handler, Resource
 from tesp_api.api.service_info import ServiceInfo, render, render_legacy
 from tesp_api.api.tasks import JSON, WITHOUT_CANCELING, WITHOUT_QUEUED, Dialect, Tasks
 from tesp_api.auth import Authenticator
+from tesp_api.readiness import Readiness
 from tesp_api.service import Service
 
 PREFIX_1_1: Final = "/ga4gh/tes/v1"
@@ -60,6 +62,7 @@ def create_app(
     service: Service,
     authenticator: Authenticator,
     info: ServiceInfo,
+    readiness: Readiness,
     *,
     lifespan: Lifespan | None = None,
     page_key: bytes = b"",
@@ -81,7 +84,7 @@ def create_app(
         dialect=Dialect(WITHOUT_QUEUED if queued_as_initializing else {}),
         body_bytes=body_bytes,
     )
-    app.router.routes[:0] = [*_tes(tasks_1_1, info), *_surroundings(service, info)]
+    app.router.routes[:0] = [*_tes(tasks_1_1, info), *_surroundings(readiness, info)]
     _shield(app, hosts, origins)
     return app
 
@@ -108,10 +111,10 @@ def _operations(prefix: str, tasks: Tasks, info: ServiceInfo) -> list[BaseRoute]
     ]
 
 
-def _surroundings(service: Service, info: ServiceInfo) -> list[BaseRoute]:
+def _surroundings(readiness: Readiness, info: ServiceInfo) -> list[BaseRoute]:
     return [
         _path("/healthz", get=_healthy),
-        _path("/readyz", get=_readiness(service)),
+        _path("/readyz", get=_readiness(readiness)),
         _path("/", get=browser.page(info.name)),
         *(_path(f"{browser.PREFIX}/{name}", get=browser.asset(name)) for name in browser.FILES),
     ]
@@ -161,13 +164,17 @@ def _guarded(authenticator: Authenticator, document: bytes) -> Handler:
     return handler
 
 
-async def _healthy(_request: Request) -> Response:
-    return Response(to_json({"status": "alive"}), media_type=JSON)
+def _readiness(readiness: Readiness) -> Handler:
+    """Answer in the shape of an error, with `reasons`, where the server is not ready."""
 
-
-def _readiness(service: Service) -> Handler:
     async def handler(_request: Request) -> Response:
-        await service.ready()
-        return Response(to_json({"status": "ready"}), media_type=JSON)
+        reasons = await readiness.reasons()
+        if not reasons:
+            return Response(to_json({"status": "ready"}), media_type=JSON)
+        return unready(reasons)
 
     return handler
+
+
+async def _healthy(_request: Request) -> Response:
+    return Response(to_json({"status": "alive"}), media_type=JSON)

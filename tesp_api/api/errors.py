@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -16,6 +17,7 @@ from tesp_api.domain.errors import (
     NoSuchTask,
     Overloaded,
     Refused,
+    TooManyTasks,
     Unreachable,
 )
 
@@ -44,16 +46,24 @@ def refusal(
     return Response(problem.model_dump_json(exclude_none=True), status, headers, "application/json")
 
 
+def unready(reasons: Sequence[str]) -> Response:
+    """Return the answer for a server that cannot do its work now: an error, with `reasons`."""
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    problem = Problem(status=status, error=status.phrase, message="This server is not ready.")
+    body = {**problem.model_dump(exclude_none=True), "reasons": reasons}
+    return Response(to_json(body), status, _COME_AGAIN, "application/json")
+
+
 def answer(error: Exception) -> Response:
     """Return what the client is told of an exception: of a bug, no more than that it was one."""
     match error:
         case InvalidRequest():
             return refusal(HTTPStatus.BAD_REQUEST, str(error), details=error.mistakes)
-        case NoSuchTask() | KeyTaken():
-            return refusal(_REFUSALS[type(error)], str(error))
-        case Overloaded() | Unreachable():
-            message = str(error) if isinstance(error, Overloaded) else _AN_OUTAGE
-            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, message, headers=_COME_AGAIN)
+        case NoSuchTask() | KeyTaken() | TooManyTasks() | Overloaded():
+            headers = _COME_AGAIN if isinstance(error, TooManyTasks | Overloaded) else None
+            return refusal(_REFUSALS[type(error)], str(error), headers=headers)
+        case Unreachable():
+            return refusal(HTTPStatus.SERVICE_UNAVAILABLE, _AN_OUTAGE, headers=_COME_AGAIN)
         case Unauthorized():
             challenge = {"WWW-Authenticate": error.challenge}
             return refusal(HTTPStatus.UNAUTHORIZED, str(error), headers=challenge)
@@ -68,5 +78,7 @@ _AN_OUTAGE: Final = "Something that this server needs does not answer; try again
 _REFUSALS: Final[Mapping[type[Refused], HTTPStatus]] = {
     NoSuchTask: HTTPStatus.NOT_FOUND,
     KeyTaken: HTTPStatus.CONFLICT,
+    TooManyTasks: HTTPStatus.TOO_MANY_REQUESTS,
+    Overloaded: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 _A_BUG: Final = "Something is wrong in the server; its log tells it under this X-Request-ID."

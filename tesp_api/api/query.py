@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from itertools import zip_longest
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl
@@ -15,6 +16,7 @@ from tesp_api.ports import Query
 
 PAGE_SIZE: Final = 256
 PAGE_SIZE_MAX: Final = 2047
+_SHORT: Final = 128
 
 Parameters = Mapping[str, Sequence[str]]
 Value = TypeVar("Value")
@@ -23,11 +25,22 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 def parameters(scope: Scope) -> Parameters:
     """Return the parameters of a request; each may be there several times."""
+    raw: bytes = scope["query_string"]
+    return _remembered(raw) if len(raw) <= _SHORT else _parsed(raw)
+
+
+def _parsed(raw: bytes) -> Parameters:
     found: dict[str, list[str]] = {}
-    if raw := scope["query_string"]:
+    if raw:
         for name, value in parse_qsl(raw.decode("latin-1"), keep_blank_values=True):
             found.setdefault(name, []).append(value)
     return found
+
+
+@lru_cache(maxsize=256)
+def _remembered(raw: bytes) -> Parameters:
+    """Who polls asks the same again and again."""
+    return _parsed(raw)
 
 
 def view_asked(given: Parameters) -> View:

@@ -5,11 +5,14 @@ TespError
 │   ├── InvalidRequest      400, with one sentence per mistake
 │   ├── NoSuchTask          404
 │   ├── KeyTaken            409, another request used this Idempotency-Key
+│   ├── TooManyTasks        429, the owner has as many as may be: come again
 │   └── Overloaded          503, the queue is full: come again
 ├── OutOfReach         a task's URL leads where this server cannot go: SYSTEM_ERROR
 ├── Unreachable        weather: the same step again later
 │   ├── StoreUnreachable
 │   ├── RunnerUnreachable
+│   ├── StorageUnreachable
+│   ├── LeaseLapsed         this process was asleep: it may touch nothing before it has looked
 │   └── IssuerUnreachable   503, nobody can say who asks: come again
 ├── Stale              somebody else has changed the task meanwhile: read it again
 ├── SlotTaken          another process took this slot of the Pulsar: take another
@@ -64,6 +67,10 @@ class KeyTaken(Refused):
         super().__init__(f"This Idempotency-Key has made task {task_id} from another body.")
 
 
+class TooManyTasks(Refused):
+    """The owner has all the unfinished tasks one may have; when some have ended, come again."""
+
+
 class Overloaded(Refused):
     """The server has all the work it may hold; the same request may be accepted later."""
 
@@ -85,6 +92,14 @@ class StoreUnreachable(Unreachable):
 
 class RunnerUnreachable(Unreachable):
     """Pulsar did not answer, or answered without meaning; whether a call took effect is unknown."""
+
+
+class StorageUnreachable(Unreachable):
+    """An object store did not answer, or not now; whether a call took effect is unknown."""
+
+
+class LeaseLapsed(Unreachable):
+    """This process could not say for too long that it lives; others may have its tasks by now."""
 
 
 class IssuerUnreachable(Unreachable):

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from tesp_api.domain.errors import IllegalTransition
-from tesp_api.domain.task import Attempt, DriverId, Job, JobId, Purpose, Task
+from tesp_api.domain.task import Attempt, DriverId, Job, JobId, Left, Purpose, Task, Upload
 from tesp_api.domain.tes import ExecutorLog, OutputFileLog, State
 
 
@@ -51,6 +51,31 @@ class Submitted(Event):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started(Event):
     """The job runs at Pulsar."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired(Event):
+    """The inputs' signed URLs had ended before an executor began: the same again as `job`."""
+
+    job: JobId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran(Event):
+    """The executors have ended, and `left` waits on the node to be sent by `job`."""
+
+    job: JobId
+    left: tuple[Left, ...]
+    failed: bool
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsent(Event):
+    """The job that was to send what is left did not; `job` tries again."""
+
+    job: JobId
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +132,18 @@ TRANSITIONS: Final[Mapping[tuple[State, type[Event]], State]] = MappingProxyType
     (State.QUEUED,         CancelAsked   ): State.CANCELING,       # an earlier attempt had one
     (State.QUEUED,         Broke         ): State.SYSTEM_ERROR,    # nobody can run it
     (State.INITIALIZING,   Submitted     ): State.INITIALIZING,
+    (State.INITIALIZING,   Expired       ): State.INITIALIZING,    # signed anew
     (State.INITIALIZING,   Started       ): State.RUNNING,
+    (State.INITIALIZING,   Ran           ): State.RUNNING,
     (State.INITIALIZING,   Succeeded     ): State.COMPLETE,        # short jobs skip RUNNING
     (State.INITIALIZING,   ExecutorFailed): State.EXECUTOR_ERROR,
     (State.INITIALIZING,   Lost          ): State.QUEUED,          # proven dead: a new attempt
     (State.INITIALIZING,   CancelAsked   ): State.CANCELING,
     (State.INITIALIZING,   Broke         ): State.SYSTEM_ERROR,
+    (State.RUNNING,        Expired       ): State.INITIALIZING,
+    (State.RUNNING,        Ran           ): State.RUNNING,         # a second job sends outputs
+    (State.RUNNING,        Submitted     ): State.RUNNING,
+    (State.RUNNING,        Unsent        ): State.RUNNING,
     (State.RUNNING,        Succeeded     ): State.COMPLETE,
     (State.RUNNING,        ExecutorFailed): State.EXECUTOR_ERROR,
     (State.RUNNING,        Lost          ): State.QUEUED,
@@ -176,6 +207,16 @@ def reap(task: Task, job: JobId, at: datetime) -> Task:
     return replace(task, jobs=(*task.jobs, reaper), revision=task.revision + 1)
 
 
+def begin(task: Task, *uploads: Upload) -> Task:
+    """Return `task` with these uploads begun at the storage."""
+    return replace(task, uploads=(*task.uploads, *uploads), revision=task.revision + 1)
+
+
+def abort(task: Task, complaint: str | None = None) -> Task:
+    """Return `task` with its uploads done with; a `complaint` says what may be left of them."""
+    return replace(note(task, complaint) if complaint else _next(task), uploads=())
+
+
 def mermaid() -> str:
     """Print the table as a Mermaid state diagram; the README holds this very text."""
     edges: dict[tuple[State, State], list[str]] = {}
@@ -187,13 +228,17 @@ def mermaid() -> str:
     return "\n".join(lines)
 
 
+def _next(task: Task) -> Task:
+    return replace(task, revision=task.revision + 1)
+
+
 def _nothing(task: Task, _event: Event) -> Task:
     return task
 
 
 def _claim(task: Task, event: Event) -> Task:
     assert isinstance(event, Claimed)
-    job = Job(id=event.job, purpose=Purpose.RUN, claimed_at=event.at)
+    job = _job(event.job, Purpose.RUN, event)
     attempt = Attempt(started_at=event.at, metadata=event.metadata, system_logs=task.warnings)
     return replace(
         task,
@@ -210,20 +255,47 @@ def _submit(task: Task, _event: Event) -> Task:
     return replace(task, jobs=jobs)
 
 
-def _end(task: Task, event: Event) -> Task:
-    assert isinstance(event, Ended)
-    *earlier, last = task.attempts or (Attempt(started_at=event.at),)
-    outcome = event.outcome
-    reason = (event.reason,) if isinstance(event, Broke | Lost) else ()
+def _expire(task: Task, event: Event) -> Task:
+    assert isinstance(event, Expired)
+    return replace(task, jobs=(*task.jobs, _job(event.job, Purpose.RUN, event)))
+
+
+def _run(task: Task, event: Event) -> Task:
+    assert isinstance(event, Ran)
+    job = _job(event.job, Purpose.STAGE_OUT, event)
+    told = _told(task, event.outcome, at=event.at)
+    return replace(told, jobs=(*task.jobs, job), left=event.left, failed=event.failed)
+
+
+def _send_again(task: Task, event: Event) -> Task:
+    assert isinstance(event, Unsent)
+    told = _told(task, Outcome(log=(event.reason,)), at=event.at)
+    return replace(told, jobs=(*task.jobs, _job(event.job, Purpose.STAGE_OUT, event)))
+
+
+def _job(job: JobId, purpose: Purpose, event: Event) -> Job:
+    return Job(id=job, purpose=purpose, claimed_at=event.at)
+
+
+def _told(task: Task, outcome: Outcome, *, at: datetime) -> Task:
+    """Return `task` with what the runner told added to its last attempt."""
+    *earlier, last = task.attempts or (Attempt(started_at=at),)
     last = replace(
         last,
-        ended_at=event.at,
         executors=outcome.executors or last.executors,
-        outputs=outcome.outputs or last.outputs,
-        system_logs=(*last.system_logs, *outcome.log, *reason),
+        outputs=(*last.outputs, *outcome.outputs),
+        system_logs=(*last.system_logs, *outcome.log),
         metadata={**last.metadata, **outcome.metadata},
     )
     return replace(task, attempts=(*earlier, last))
+
+
+def _end(task: Task, event: Event) -> Task:
+    assert isinstance(event, Ended)
+    reason = (event.reason,) if isinstance(event, Broke | Lost) else ()
+    outcome = replace(event.outcome, log=(*event.outcome.log, *reason))
+    *earlier, last = _told(task, outcome, at=event.at).attempts
+    return replace(task, attempts=(*earlier, replace(last, ended_at=event.at)), left=())
 
 
 def _withdraw(task: Task, event: Event) -> Task:
@@ -234,6 +306,9 @@ _TELL: Final[Mapping[type[Event], Callable[[Task, Event], Task]]] = MappingProxy
     {
         Claimed: _claim,
         Submitted: _submit,
+        Expired: _expire,
+        Ran: _run,
+        Unsent: _send_again,
         Succeeded: _end,
         ExecutorFailed: _end,
         Broke: _end,

@@ -24,16 +24,16 @@ VALUES: Final = 100_000
 request of some megabytes could keep the server from all others for minutes."""
 
 
-def parse(body: bytes, policy: Policy) -> TaskRequest:
-    """Return the request in `body`. Raises InvalidRequest."""
+def parse(body: bytes, policy: Policy, owner: str | None = None) -> TaskRequest:
+    """Return the request of `owner` in `body`. Raises InvalidRequest."""
     if _is_overfull(body):
         raise InvalidRequest(Mistake("", f"The body holds more than {VALUES} values."))
     try:
         request = TaskRequest.model_validate_json(body)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        raise InvalidRequest(*_told(_all_mistakes(body, details, policy))) from None
-    if found := _told(mistakes(request, policy)):
+        raise InvalidRequest(*_told(_all_mistakes(body, details, policy, owner))) from None
+    if found := _told(mistakes(request, policy, owner)):
         raise InvalidRequest(*found)
     return request
 
@@ -48,7 +48,9 @@ def _is_overfull(body: bytes) -> bool:
     return ends_of_strings > 4 * VALUES or _STRING.sub(b"", body).count(b",") >= VALUES
 
 
-def _all_mistakes(body: bytes, errors: Sequence[ErrorDetails], policy: Policy) -> Iterator[Mistake]:
+def _all_mistakes(
+    body: bytes, errors: Sequence[ErrorDetails], policy: Policy, owner: str | None
+) -> Iterator[Mistake]:
     blamed = []
     for error in errors:
         blamed.append(_where(error["loc"]))
@@ -59,7 +61,8 @@ def _all_mistakes(body: bytes, errors: Sequence[ErrorDetails], policy: Policy) -
         request = TaskRequest.model_validate(_mended(body, errors))
     except ValidationError:
         return  # a field in both spellings, both wrong
-    yield from (each for each in mistakes(request, policy) if not _is_at(each.path, blamed))
+    found = mistakes(request, policy, owner)
+    yield from (each for each in found if not _is_at(each.path, blamed))
 
 
 def _told(found: Iterator[Mistake]) -> tuple[Mistake, ...]:

@@ -41,14 +41,37 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """How data moves: so many files of a task at a time, so often tried, each call so long.
+
+    `ca` is PEM text of certificates to trust beside the node's own.
+    """
+
+    parallel: int = 4
+    attempts: int = 5
+    timeout_s: float = 60.0
+    ca: str | None = None
+
+    def order(self) -> Order:
+        """Return it in the runner's form."""
+        numbers = {"parallel": self.parallel, "attempts": self.attempts}
+        return {**numbers, "timeout_s": self.timeout_s}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What all tasks of this server share; `instance` tells its containers from another's."""
+    """What all tasks of this server share; `instance` tells its containers from another's.
+
+    `missing` says what a declared output is that was not written: a line in the log ("warn") or
+    the end of the task ("error").
+    """
 
     instance: str
     engine: Engine
     tail_bytes: int
-    file_roots: tuple[str, ...]
     heartbeat_s: float
+    transfer: Transfer = Transfer()
+    missing: str = "warn"
 
 
 def run_order(
@@ -57,34 +80,38 @@ def run_order(
     """Return the order that runs `task` as `job`; inputs and outputs as the storage orders them."""
     request = task.request
     return {
-        "version": 1,
-        "task": task.id,
-        "job": job,
-        "instance": site.instance,
-        "engine": site.engine.order(),
+        **_head(task, job, site),
+        **_data(site),
         "limits": _limits(request.resources or Resources()),
         "tail_bytes": site.tail_bytes,
-        "file_roots": list(site.file_roots),
         "volumes": [normal(volume) for volume in request.volumes or ()],
         "inputs": [{**order, "path": normal(order["path"])} for order in inputs],
         "outputs": [{**order, "path": normal(order["path"])} for order in outputs],
+        "missing": site.missing,
         "executors": [_executor(executor) for executor in request.executors],
-        "heartbeat_s": site.heartbeat_s,
     }
+
+
+def stage_out_order(task: Task, job: JobId, of: JobId, site: Site, files: Sequence[Order]) -> Order:
+    """Return the order that sends what job `of` left; `files` as the storage orders them."""
+    return {**_head(task, job, site), **_data(site), "mode": "send", "of": of, "files": list(files)}
 
 
 def reap_order(task: Task, job: JobId, of: JobId, site: Site) -> Order:
     """Return the order that removes whatever job `of` of `task` may have left on the node."""
-    return {
-        "version": 1,
-        "mode": "reap",
-        "task": task.id,
-        "job": job,
-        "of": of,
-        "instance": site.instance,
-        "engine": site.engine.order(),
-        "containers": len(task.request.executors),
-    }
+    containers = len(task.request.executors)
+    return {**_head(task, job, site), "mode": "reap", "of": of, "containers": containers}
+
+
+def _head(task: Task, job: JobId, site: Site) -> Order:
+    names = {"version": 1, "task": task.id, "job": job, "instance": site.instance}
+    return {**names, "engine": site.engine.order()}
+
+
+def _data(site: Site) -> Order:
+    """Return what every job needs that moves data and shows that it lives."""
+    transfer = site.transfer
+    return {"transfer": transfer.order(), "ca": transfer.ca, "heartbeat_s": site.heartbeat_s}
 
 
 def normal(path: str) -> str:

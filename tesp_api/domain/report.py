@@ -22,6 +22,8 @@ class Verdict(StrEnum):
     COMPLETE = "complete"
     EXECUTOR_ERROR = "executor_error"
     SYSTEM_ERROR = "system_error"
+    STALE = "stale"
+    """Signed URLs had ended before anything was done that could not be done again."""
 
 
 class Report(BaseModel):
@@ -36,6 +38,10 @@ class Report(BaseModel):
     outputs: tuple[OutputFileLog, ...] = ()
     log: tuple[str, ...] = ()
     metadata: Mapping[str, str] = {}
+    left: tuple[tuple[int, str, str, int], ...] = ()
+    """Files still to be sent: number of the output, path, name below its URL, bytes."""
+    etags: tuple[tuple[int, tuple[str, ...]], ...] = ()
+    """What a storage said of each part: number of the file in the order, part by part."""
 
     def told(self) -> Outcome:
         """Return what goes into the task's log; a failed executor's reason is its last line."""

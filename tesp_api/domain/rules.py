@@ -20,7 +20,7 @@ NAME_BYTES: Final = 255
 KERNEL_PLACES: Final = frozenset({"proc", "sys", "dev"})
 
 
-def _everything_is_served(_item: Input | Output) -> str | None:
+def _everything_is_served(_item: Input | Output, _owner: str | None) -> str | None:
     return None
 
 
@@ -30,7 +30,7 @@ class Policy:
 
     `engine` is the kind that runs the containers; `image_roots` and `image_schemes` are for
     apptainer and singularity. `backend_parameters` are the supported keys in lower case. `refusal`
-    tells why a URL is not served, as a sentence, or None.
+    tells why a URL is not served to an owner, as a sentence, or None.
     """
 
     engine: str = "docker"
@@ -38,14 +38,15 @@ class Policy:
     image_schemes: tuple[str, ...] = ()
     content_bytes: int = CONTENT_BYTES
     backend_parameters: frozenset[str] = frozenset()
-    refusal: Callable[[Input | Output], str | None] = _everything_is_served
+    refusal: Callable[[Input | Output, str | None], str | None] = _everything_is_served
 
 
-def mistakes(request: TaskRequest, policy: Policy) -> Iterator[Mistake]:
-    """Yield everything that is wrong in a request whose shape is right."""
+def mistakes(request: TaskRequest, policy: Policy, owner: str | None = None) -> Iterator[Mistake]:
+    """Yield everything that is wrong in a request of `owner` whose shape is right."""
     yield from _executors(request.executors, policy)
-    yield from _inputs(request.inputs or (), policy)
-    yield from _outputs(request.outputs or (), policy)
+    yield from _inputs(request.inputs or (), policy, owner)
+    yield from _outputs(request.outputs or (), policy, owner)
+    yield from _selections(request)
     yield from _volumes(request.volumes or (), policy)
     yield from _resources(request.resources, policy)
     yield from _tags(request.tags or {})
@@ -109,23 +110,23 @@ def _env(where: str, env: Mapping[str, str], policy: Policy) -> Iterator[Mistake
             yield Mistake(f"{where}.env.{name}", "must not have a NUL character in it.")
 
 
-def _inputs(inputs: Sequence[Input], policy: Policy) -> Iterator[Mistake]:
+def _inputs(inputs: Sequence[Input], policy: Policy, owner: str | None) -> Iterator[Mistake]:
     first: dict[str, int] = {}
     for index, item in enumerate(inputs):
         where = f"inputs[{index}]"
         yield from _told(f"{where}.path", mount_refusal(item.path, policy.engine))
-        yield from _source(where, item, policy)
+        yield from _source(where, item, policy, owner)
         same = first.setdefault(normal(item.path), index)
         if same != index:
             yield Mistake(f"{where}.path", f"is the path of inputs[{same}] too.")
 
 
-def _source(where: str, item: Input, policy: Policy) -> Iterator[Mistake]:
+def _source(where: str, item: Input, policy: Policy, owner: str | None) -> Iterator[Mistake]:
     """Check what the input is made from: its content, else its URL; an empty file has neither."""
     if item.content:
         yield from _content(where, item.content, item.type, policy)
     elif item.url:
-        yield from _told(f"{where}.url", policy.refusal(item))
+        yield from _told(f"{where}.url", policy.refusal(item, owner))
     elif item.content is None:
         yield Mistake(f"{where}.url", "is required, unless content is set.")
 
@@ -138,14 +139,14 @@ def _content(where: str, content: str, kind: FileType, policy: Policy) -> Iterat
         yield Mistake(f"{where}.content", f"is larger than the {most} that this server takes.")
 
 
-def _outputs(outputs: Sequence[Output], policy: Policy) -> Iterator[Mistake]:
+def _outputs(outputs: Sequence[Output], policy: Policy, owner: str | None) -> Iterator[Mistake]:
     for index, item in enumerate(outputs):
         where = f"outputs[{index}]"
         yield from _told(f"{where}.path", mount_refusal(item.path, policy.engine))
         if is_pattern(item.path):
             yield from _told(f"{where}.path_prefix", _prefix_refusal(item))
         if item.url:
-            yield from _told(f"{where}.url", policy.refusal(item))
+            yield from _told(f"{where}.url", policy.refusal(item, owner))
         else:
             yield Mistake(f"{where}.url", "is empty.")
 
@@ -156,6 +157,52 @@ def _prefix_refusal(item: Output) -> str | None:
     if is_pattern(item.path_prefix) or not item.path.startswith(item.path_prefix):
         return "must be what path begins with, before its first wildcard."
     return None
+
+
+def _selections(request: TaskRequest) -> Iterator[Mistake]:
+    """Check that wildcards select in a directory of the task's own: it is bound as a whole."""
+    outputs = request.outputs or ()
+    given: tuple[Input | Output, ...] = (*(request.inputs or ()), *outputs)
+    own = [*(request.volumes or ()), *(item.path for item in given if _is_directory(item))]
+    for index, item in enumerate(outputs):
+        if is_pattern(item.path):
+            top = _certain(normal(item.path))
+            if _is_the_images(top) and not any(_is_below(top, normal(path)) for path in own):
+                said = "has wildcards where images keep files of their own; let it select below a"
+                yield Mistake(f"outputs[{index}].path", f"{said} volume or another directory.")
+
+
+def _is_directory(item: Input | Output) -> bool:
+    return item.type is FileType.DIRECTORY and not (
+        isinstance(item, Output) and is_pattern(item.path)
+    )
+
+
+def _certain(pattern: str) -> str:
+    """Return the directory above the first name with a wildcard."""
+    names = pattern.split("/")[1:-1]
+    certain = names[: next((n for n, name in enumerate(names) if is_pattern(name)), len(names))]
+    return "/" + _QUOTED.sub(r"\1", "/".join(certain))
+
+
+# As `runner/mounts.py` has them: what is declared just there is bound alone, beside the image's.
+IMAGE_PLACES: Final = frozenset(
+    (
+        *("/", "/var", "/var/lib", "/var/log", "/var/cache", "/var/run", "/var/spool", "/var/opt"),
+        *("/home", "/root", "/run", "/mnt", "/media", "/srv"),
+    )
+)
+IMAGE_TREES: Final = (
+    *("/etc", "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/boot"),
+)
+
+
+def _is_the_images(path: str) -> bool:
+    return path in IMAGE_PLACES or any(_is_below(path, tree) for tree in IMAGE_TREES)
+
+
+def _is_below(path: str, top: str) -> bool:
+    return path == top or path.startswith(f"{top}/")
 
 
 def _volumes(volumes: Sequence[str], policy: Policy) -> Iterator[Mistake]:
@@ -180,6 +227,7 @@ def _told(where: str, refusal: str | None) -> Iterator[Mistake]:
         yield Mistake(where, refusal)
 
 
+_QUOTED: Final = re.compile(r"\\(.)", re.DOTALL)
 _WILDCARD: Final = re.compile(r"(?<!\\)(?:\\\\)*(?:[*?]|\[[!^]?[^/]+\])")
 
 

@@ -24,6 +24,8 @@ class Purpose(StrEnum):
     """What a Pulsar job is for."""
 
     RUN = "run"
+    STAGE_OUT = "stage-out"
+    """Sends what the run job left on the node, since only then its names and sizes were known."""
     REAP = "reap"
 
 
@@ -64,6 +66,27 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Left:
+    """A file that the run job left on the node, for a job of its own to send."""
+
+    output: int
+    """Index in the request's outputs."""
+    path: str
+    """Where it is in the task's file system."""
+    below: str
+    """Its name below the output's URL; empty where that URL is its own."""
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """An upload in parts that was begun at the storage, to be completed or aborted."""
+
+    left: Left
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """The record.
 
@@ -88,12 +111,28 @@ class Task:
     warnings: tuple[str, ...] = ()
     """What the client should know of the request: the first lines of each attempt's system log."""
 
+    left: tuple[Left, ...] = ()
+    """What is still to be sent from the node, once the executors have ended."""
+    failed: bool = False
+    """Whether an executor had failed; outputs are sent all the same."""
+    uploads: tuple[Upload, ...] = ()
+
     @property
     def job(self) -> Job | None:
-        """The run job of the attempt under way, or None before the first claim."""
+        """The job whose end is waited for, or None before the first claim."""
+        return next((job for job in reversed(self.jobs) if job.purpose is not Purpose.REAP), None)
+
+    @property
+    def run(self) -> Job | None:
+        """The job that runs, or ran, the executors of the last attempt."""
         return next((job for job in reversed(self.jobs) if job.purpose is Purpose.RUN), None)
 
     @property
     def leftovers(self) -> tuple[Job, ...]:
         """Jobs that may still have something at Pulsar."""
         return tuple(job for job in self.jobs if not job.forgotten)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether anything of it may still be somewhere."""
+        return bool(self.leftovers or self.uploads)

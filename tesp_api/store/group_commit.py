@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -46,41 +46,48 @@ class GroupCommit:
             self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                self._serve(
-                    [self._waiting.popleft() for _ in range(min(len(self._waiting), _MOST_WRITES))]
-                )
+                size = min(len(self._waiting), _MOST_WRITES)
+                taken = [self._waiting.popleft() for _ in range(size)]
+                self._serve(taken)
         self._db.close()
 
     def _serve(self, batch: Sequence[tuple[Write, asyncio.Future[None]]]) -> None:
-        answers = commit(self._db, [write for write, _ in batch])
+        given_up = {id(write): done.cancelled for write, done in batch}
+        answers = commit(self._db, [write for write, _ in batch], lambda one: given_up[id(one)]())
         with suppress(RuntimeError):  # the loop has gone, and with it everybody who waited
             self._loop.call_soon_threadsafe(_tell, [done for _, done in batch], answers)
 
 
-def commit(db: sqlite3.Connection, writes: Sequence[Write]) -> Sequence[Exception | None]:
+def commit(
+    db: sqlite3.Connection, writes: Sequence[Write], given_up: Callable[[Write], bool]
+) -> Sequence[Exception | None]:
     """Do `writes` in one transaction and return each one's answer (None: it is durable).
 
-    Where one of them cannot be done at all, each is done alone, so that it fails alone.
+    Where one of them cannot be done at all, each is done alone, so that it fails alone. What its
+    caller has given up, when the file can be written at last, is not done: he said so to somebody.
     """
     try:
-        return _transaction(db, writes)
+        return _transaction(db, writes, given_up)
     except sqlite3.OperationalError as weather:
         return [StoreUnreachable(f"The store cannot write: {weather}.") for _ in writes]
     except Exception as surprise:  # noqa: BLE001 - whoever waits must hear of it, and the thread go on
         if len(writes) == 1:
             return [surprise]
-        return [answer for write in writes for answer in commit(db, [write])]
+        return [answer for write in writes for answer in commit(db, [write], given_up)]
 
 
-def _transaction(db: sqlite3.Connection, writes: Sequence[Write]) -> Sequence[Exception | None]:
+def _transaction(
+    db: sqlite3.Connection, writes: Sequence[Write], given_up: Callable[[Write], bool]
+) -> Sequence[Exception | None]:
     db.execute("BEGIN IMMEDIATE")
     try:
-        answers = apply(db, writes)
+        wanted = [None if given_up(write) else write for write in writes]
+        answers = iter(apply(db, [write for write in wanted if write is not None]))
         db.execute("COMMIT")
     finally:
         if db.in_transaction:
             db.execute("ROLLBACK")
-    return answers
+    return [None if write is None else next(answers) for write in wanted]
 
 
 def _tell(waiters: Sequence[asyncio.Future[None]], answers: Sequence[Exception | None]) -> None:

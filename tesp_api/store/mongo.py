@@ -9,10 +9,13 @@ successors: a reader already beyond it does not meet that task on this walk, and
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Collection as Several
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
+from loguru import logger
 from motor.motor_asyncio import AsyncIOMotorClient, AsyncIOMotorCollection, AsyncIOMotorDatabase
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReadPreference, ReturnDocument, WriteConcern
 from pymongo.errors import (
@@ -32,11 +35,13 @@ from tesp_api.domain.errors import (
     Stale,
     StoreUnreachable,
 )
-from tesp_api.domain.task import DriverId, Task, TaskId
+from tesp_api.domain.lifecycle import TERMINAL
+from tesp_api.domain.task import DriverId, JobId, Task, TaskId
 from tesp_api.domain.tes import State, View
-from tesp_api.ports import Glance, Page, Query
+from tesp_api.ports import Glance, News, Page, Query
+from tesp_api.store import mongo_news
 from tesp_api.store.mongo_documents import change, choice, new, projection, shown, size_of
-from tesp_api.store.rows import Row, decode, row_of
+from tesp_api.store.rows import Row, decode, done_at, row_of
 from tesp_api.store.together import Together
 
 Client: TypeAlias = "AsyncIOMotorClient[dict[str, Any]]"
@@ -46,7 +51,7 @@ Database: TypeAlias = "AsyncIOMotorDatabase[dict[str, Any]]"
 _DATABASE: Final = "tesp"
 """Where the URI names none. The reference implementation's tasks are there too, in `tasks`."""
 _SCHEMES: Final = ("mongodb://", "mongodb+srv://")
-_VERSION: Final = 1
+_VERSION: Final = 2
 _MOST_BYTES: Final = 15 * 2**20
 """Of one document; MongoDB takes 16 MiB."""
 _MOST_PAGE_BYTES: Final = 64 * 2**20
@@ -81,6 +86,7 @@ INDEXES: Final = (
         name="untidy",
         partialFilterExpression={"untidy": True},
     ),
+    IndexModel([("done_at", ASCENDING)], name="done", sparse=True),
 )
 
 
@@ -91,12 +97,13 @@ class Opened:
     client: Client
     tasks: Collection
     drivers: Collection
+    news: Collection
     meta: Collection
     adds: Together[Row]
 
 
 class MongoStore:
-    """A `TaskStore` in the database that `uri` names.
+    """A `TaskStore`, and `JobNews`, in the database that `uri` names.
 
     `timeout_s` is how long a call looks for a server; one that answers no more is given up after
     twice as long.
@@ -164,12 +171,13 @@ class MongoStore:
 
     async def page(self, query: Query) -> Page:
         """Return one page of a list; a shorter one where the whole would be too large."""
-        documents, last = list[bytes](), None
+        documents, size, last = list[bytes](), 0, None
         with weather():
             async for found in self._newest_first(query):
-                if len(documents) == query.limit or sum(map(len, documents)) > _MOST_PAGE_BYTES:
+                if len(documents) == query.limit or size > _MOST_PAGE_BYTES:
                     return Page(documents=documents, next_before=last)
                 documents.append(shown(found))
+                size += len(documents[-1])
                 last = found["seq"]
         return Page(documents=documents, next_before=None)
 
@@ -198,6 +206,25 @@ class MongoStore:
             found = await tasks.sort("seq", ASCENDING).limit(limit).to_list(limit)
         return [(one["seq"], TaskId(one["_id"])) for one in found]
 
+    async def count(self, states: frozenset[State], owner: str | None, most: int) -> int:
+        """Count tasks in these states, up to `most`."""
+        wanted: dict[str, Any] = {"state": {"$in": sorted(states)}}
+        if owner is not None:
+            wanted["owner"] = owner
+        with weather():
+            return await self._live.tasks.count_documents(wanted, limit=most)
+
+    async def remove_ended(self, before: datetime, limit: int) -> int:
+        """Remove tasks that ended before that moment and left nothing behind."""
+        old = {"done_at": {"$lt": before}}
+        with weather():
+            tasks = self._live.tasks.find(old, {"_id": 1}).sort("done_at", ASCENDING)
+            found = await tasks.limit(limit).to_list(limit)
+            if not found:
+                return 0
+            names = {"_id": {"$in": [one["_id"] for one in found]}}
+            return (await self._live.tasks.delete_many(names | old)).deleted_count
+
     async def slots(self) -> frozenset[int]:
         """Return the slots that are held."""
         with weather():
@@ -215,6 +242,28 @@ class MongoStore:
         """Take a driver off the list."""
         with weather():
             await self._live.drivers.delete_one({"_id": driver})
+
+    async def news(self, job: JobId) -> News | None:
+        """Return what was heard of a job."""
+        with weather():
+            return await mongo_news.news(self._live.news, job)
+
+    async def keep_news(
+        self, job: JobId, record: bytes, revision: int, *, doomed: bool = False
+    ) -> None:
+        """Keep what was heard of a job. Raises Stale."""
+        with weather():
+            await mongo_news.keep(self._live.news, job, record, revision, doomed=doomed)
+
+    async def drop_news(self, jobs: Several[JobId]) -> None:
+        """Forget jobs."""
+        with weather():
+            await mongo_news.drop(self._live.news, jobs)
+
+    async def doomed(self, limit: int) -> Sequence[JobId]:
+        """Return jobs that nobody asks for any more."""
+        with weather():
+            return await mongo_news.doomed(self._live.news, limit)
 
     @property
     def _live(self) -> Opened:
@@ -267,11 +316,14 @@ async def _opened(client: Client) -> Opened:
     database = client.get_default_database(
         _DATABASE, read_preference=ReadPreference.PRIMARY, write_concern=_DURABLY
     )
-    tasks, meta = database["task"], database["meta"]
+    tasks, news, meta = database["task"], database["news"], database["meta"]
     try:
-        await _check_version(meta)
+        version = await _version(meta)
         await tasks.create_indexes(list(INDEXES))
+        await news.create_indexes(list(mongo_news.INDEXES))
         await _advance_counter(tasks, meta)
+        if version < _VERSION:
+            await _upgrade(tasks, meta)
     except (ConfigurationError, OperationFailure) as error:
         if isinstance(error, ConfigurationError) or error.code in _HOPELESS:
             raise Misconfigured(f"db.mongodb_uri cannot be used: {error}.") from error
@@ -284,10 +336,13 @@ async def _opened(client: Client) -> Opened:
             await _insert(tasks, meta, rows)
 
     adds = Together(insert)
-    return Opened(client=client, tasks=tasks, drivers=database["driver"], meta=meta, adds=adds)
+    return Opened(
+        client=client, tasks=tasks, drivers=database["driver"], news=news, meta=meta, adds=adds
+    )
 
 
-async def _check_version(meta: Collection) -> None:
+async def _version(meta: Collection) -> int:
+    """Return by which version of this program the database was written."""
     await _upsert(meta, "schema", {"$setOnInsert": {"version": _VERSION}})
     found = await meta.find_one({"_id": "schema"})
     if found is not None and found["version"] > _VERSION:
@@ -295,6 +350,17 @@ async def _check_version(meta: Collection) -> None:
             "db.mongodb_uri names a database written by a later version of this program"
             f" (schema {found['version']}, this one knows {_VERSION}): upgrade."
         )
+    return _VERSION if found is None else int(found["version"])
+
+
+async def _upgrade(tasks: Collection, meta: Collection) -> None:
+    """Give ended tasks their `done_at`, of which version 1 knew nothing; may be repeated."""
+    logger.info("the store's database becomes one of schema {}", _VERSION)
+    ended = {"state": {"$in": sorted(TERMINAL)}}
+    async for found in tasks.find(ended, {"task": 1, "revision": 1}):
+        if (moment := done_at(decode(found.pop("task")))) is not None:
+            await tasks.update_one(found, {"$set": {"done_at": moment}})
+    await meta.update_one({"_id": "schema"}, {"$max": {"version": _VERSION}})
 
 
 async def _advance_counter(tasks: Collection, meta: Collection) -> None:
@@ -329,3 +395,14 @@ async def _forgive_repeats(tasks: Collection, rows: Sequence[Row], error: BulkWr
     known = await tasks.count_documents({"_id": {"$in": sorted(failed)}})
     if known < len(failed) or error.details["writeConcernErrors"]:
         raise error
+
+
+async def documents(uri: str, database: str, collection: str) -> AsyncIterator[Mapping[str, Any]]:
+    """Yield a collection's documents by their ids, oldest first. Raises StoreUnreachable."""
+    client: Client = AsyncIOMotorClient(uri, serverSelectionTimeoutMS=5_000)
+    try:
+        with weather():
+            async for found in client[database][collection].find().sort("_id", ASCENDING):
+                yield found
+    finally:
+        client.close()

@@ -76,6 +76,7 @@ def _changing(row: Row) -> Document:
         "slot": row.slot,
         "claimed": row.claimed or None,
         "untidy": row.untidy or None,
+        "done_at": row.done_at,
         "minimal": row.minimal,
         "basic": None if row.basic is None else squeeze(row.basic),
         "full": squeeze(row.full),

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from pydantic import TypeAdapter
@@ -42,6 +43,8 @@ class Row:
     full: bytes
     task: bytes
     """The record itself, for `decode`."""
+    done_at: datetime | None = None
+    """When it ended, once nothing of it is left anywhere; None before."""
 
 
 def row_of(task: Task) -> Row:
@@ -57,12 +60,19 @@ def row_of(task: Task) -> Row:
         driver=task.driver,
         slot=task.slot if active else None,
         claimed=active and task.driver is not None,
-        untidy=task.state in TERMINAL and bool(task.leftovers),
+        untidy=task.state in TERMINAL and task.untidy,
         minimal=render(task, View.MINIMAL),
         basic=render(task, View.BASIC) if basic_differs(task) else None,
         full=render(task, View.FULL),
         task=encode(task),
+        done_at=done_at(task),
     )
+
+
+def done_at(task: Task) -> datetime | None:
+    """Return when the task ended, or None as long as there is anything to do or to remove."""
+    ended = task.state in TERMINAL and not task.untidy and task.attempts
+    return task.attempts[-1].ended_at if ended else None
 
 
 def encode(task: Task) -> bytes:

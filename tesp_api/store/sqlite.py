@@ -8,18 +8,20 @@ A read of one task costs less than the way to a thread and back: it is done wher
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, Literal, TypeVar
 
 from tesp_api.domain.errors import Misconfigured, StoreUnreachable
-from tesp_api.domain.task import DriverId, Task, TaskId
+from tesp_api.domain.task import DriverId, JobId, Task, TaskId
 from tesp_api.domain.tes import State, View
-from tesp_api.ports import Glance, Page, Query
+from tesp_api.ports import Glance, News, Page, Query
+from tesp_api.store import sqlite_news, sqlite_removal
 from tesp_api.store import sqlite_reads as reads
 from tesp_api.store.group_commit import GroupCommit
 from tesp_api.store.rows import row_of
@@ -72,7 +74,7 @@ class Readers:
 
 
 class SqliteStore:
-    """A `TaskStore` in the file `path`, which nobody else may use meanwhile.
+    """A `TaskStore`, and `JobNews`, in the file `path`, which nobody else may use meanwhile.
 
     With `synchronous` NORMAL the last tasks may be lost when the machine dies, not when only the
     process does. `patience_s` is how long a write waits for a foreign lock.
@@ -146,6 +148,17 @@ class SqliteStore:
         """Return ended tasks with leftovers, oldest first."""
         return await self._live.readers.ask(lambda db: reads.untidy(db, limit, after))
 
+    async def count(self, states: frozenset[State], owner: str | None, most: int) -> int:
+        """Count tasks in these states, up to `most`."""
+        return await self._live.readers.ask(lambda db: reads.number(db, states, owner, most))
+
+    async def remove_ended(self, before: datetime, limit: int) -> int:
+        """Remove tasks that ended before that moment and left nothing behind."""
+        done = await self._live.readers.ask(lambda db: sqlite_removal.done(db, before, limit))
+        if done.seqs:
+            await self._write(done)
+        return len(done.seqs)
+
     async def slots(self) -> frozenset[int]:
         """Return the slots that are held."""
         return await self._live.readers.ask(reads.slots)
@@ -158,6 +171,25 @@ class SqliteStore:
     async def retire(self, driver: DriverId) -> None:
         """Take a driver off the list."""
         await self._write(Retire(driver))
+
+    async def news(self, job: JobId) -> News | None:
+        """Return what was heard of a job."""
+        with reading():
+            return sqlite_news.news(self._live.near, job)
+
+    async def keep_news(
+        self, job: JobId, record: bytes, revision: int, *, doomed: bool = False
+    ) -> None:
+        """Keep what was heard of a job. Raises Stale."""
+        await self._write(sqlite_news.Keep(job, record, revision, doomed))
+
+    async def drop_news(self, jobs: Collection[JobId]) -> None:
+        """Forget jobs."""
+        await self._write(sqlite_news.Drop(tuple(jobs)))
+
+    async def doomed(self, limit: int) -> Sequence[JobId]:
+        """Return jobs that nobody asks for any more."""
+        return await self._live.readers.ask(lambda db: sqlite_news.doomed(db, limit))
 
     @property
     def _live(self) -> Opened:

@@ -3,13 +3,16 @@
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from loguru import logger
+
 from tesp_api.domain.errors import Misconfigured
-from tesp_api.store.sqlite_schema import APPLICATION_ID, SCHEMA, VERSION
+from tesp_api.store import sqlite_news
+from tesp_api.store.sqlite_schema import APPLICATION_ID, SCHEMA, STEPS, VERSION
 
 _NETWORK: Final = frozenset(
     {"9p", "afs", "beegfs", "ceph", "cifs", "davfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs"}
@@ -126,17 +129,29 @@ def prepare(db: sqlite3.Connection, path: Path, synchronous: str) -> None:
         if db.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise Misconfigured(f"{path} is where SQLite cannot keep a write-ahead log.")
         db.execute(f"PRAGMA synchronous = {synchronous}")
-        if version == 0:
-            _create(db)
+        for statements in _to_do(version):
+            _do(db, statements)
+        for statement in sqlite_news.SCHEMA:
+            db.execute(statement)
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError as error:
         raise Misconfigured(f"{path} is no database that can be read: {error}.") from error
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _to_do(version: int) -> Iterator[Sequence[str]]:
+    """Yield what is to be done to a file of that version; each is done wholly or not at all."""
+    if version == 0:
+        yield SCHEMA
+        return
+    for earlier in range(version, VERSION):
+        logger.info("the store's file becomes one of schema {}", earlier + 1)
+        yield STEPS[earlier]
+
+
+def _do(db: sqlite3.Connection, statements: Sequence[str]) -> None:
     db.execute("BEGIN EXCLUSIVE")
-    for statement in SCHEMA:
+    for statement in statements:
         db.execute(statement)
     db.execute("COMMIT")
 

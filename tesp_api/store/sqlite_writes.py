@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from tesp_api.domain.errors import SlotTaken, Stale
+from tesp_api.store import sqlite_news, sqlite_removal
 from tesp_api.store.rows import Row
+from tesp_api.store.sqlite_news import NewsWrite
+from tesp_api.store.sqlite_removal import Remove
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,10 @@ class Retire:
     driver: str
 
 
-Write: TypeAlias = Add | Save | Beat | Retire
-Value: TypeAlias = str | int | bytes | None
+Write: TypeAlias = Add | Save | Beat | Retire | Remove | NewsWrite
+Value: TypeAlias = str | int | float | bytes | None
 _MOST_ROWS: Final = 256
-"""Rows of one statement; the widest table has 11 columns, SQLite takes 32,766 values."""
+"""Rows of one statement; the widest table has 12 columns, SQLite takes 32,766 values."""
 
 _KNOWN: Final = (
     "SELECT json_group_array(json_array(task.id, task.seq, task.revision, task.slot))"
@@ -56,10 +59,11 @@ _HOLDERS: Final = "SELECT json_group_array(json_array(slot, id)) FROM task WHERE
 _NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task'"
 _PUT_TASK: Final = (
     "INSERT INTO task"
-    " (seq, id, state, revision, owner, name, driver, slot, claimed, untidy, minimal) VALUES {rows}"
+    " (seq, id, state, revision, owner, name, driver, slot, claimed, untidy, minimal, done_at)"
+    " VALUES {rows}"
     " ON CONFLICT (seq) DO UPDATE SET state = excluded.state, revision = excluded.revision,"
     " driver = excluded.driver, slot = excluded.slot, claimed = excluded.claimed,"
-    " untidy = excluded.untidy, minimal = excluded.minimal"
+    " untidy = excluded.untidy, minimal = excluded.minimal, done_at = excluded.done_at"
 )
 _PUT_DOCUMENT: Final = (
     "INSERT INTO document (seq, basic, full, task) VALUES {rows}"
@@ -116,7 +120,13 @@ class Ledger:
 
 
 def apply(db: sqlite3.Connection, writes: Sequence[Write]) -> list[Stale | SlotTaken | None]:
-    """Do `writes` in order, in the caller's transaction; return each one's answer (None: done)."""
+    """Do `writes` in order, in the caller's transaction; return each one's answer (None: done).
+
+    What is to be removed goes first: what is added may be a task of the same id.
+    """
+    for write in writes:
+        if isinstance(write, Remove):
+            sqlite_removal.remove(db, write)
     ledger = _ledger(db, [write.row for write in writes if isinstance(write, Add | Save)])
     answers = [_answer(db, ledger, write) for write in writes]
     _put(db, _PUT_TASK, [_task_values(seq, row) for seq, row in ledger.changed.items()])
@@ -144,6 +154,10 @@ def _answer(db: sqlite3.Connection, ledger: Ledger, write: Write) -> Stale | Slo
                 db.execute(_BEAT, (driver,))
             case Retire(driver):
                 db.execute(_RETIRE, (driver,))
+            case Remove():
+                pass
+            case news:
+                sqlite_news.write(db, news)
     except (Stale, SlotTaken) as no:
         return no
     return None
@@ -177,6 +191,7 @@ def _task_values(seq: int, row: Row) -> tuple[Value, ...]:
         row.claimed,
         row.untidy,
         row.minimal,
+        None if row.done_at is None else row.done_at.timestamp(),
     )
 
 

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from tesp_api.domain.errors import StoreUnreachable
+
 T = TypeVar("T")
 _MOST: Final = 512
 
@@ -33,8 +35,14 @@ class Together(Generic[T]):
     async def _run(self) -> None:
         while self._waiting:
             size = min(len(self._waiting), _MOST)
-            batch = [self._waiting.popleft() for _ in range(size)]
+            taken = [self._waiting.popleft() for _ in range(size)]
+            # Whoever gave up said so to somebody: it must not take place later.
+            if not (batch := [one for one in taken if not one[1].cancelled()]):
+                continue
             error = await self._outcome([thing for thing, _ in batch])
+            if isinstance(error, StoreUnreachable):
+                batch += self._waiting  # they would only wait for the same again
+                self._waiting.clear()
             for _, done in batch:
                 if not done.done():
                     done.set_result(None) if error is None else done.set_exception(error)

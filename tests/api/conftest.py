@@ -1,7 +1,7 @@
 """The application over the real embedded store, asked through ASGI, under both prefixes."""
 
 import string
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -12,14 +12,16 @@ import pytest
 from fastapi import FastAPI
 from loguru import logger
 
+from tesp_api.admission import Admission
 from tesp_api.api.app import create_app
 from tesp_api.api.service_info import ServiceInfo
 from tesp_api.auth import Authenticator, NoAuthentication
 from tesp_api.domain.rules import Policy
 from tesp_api.domain.task import TaskId
 from tesp_api.ports import TaskStore
+from tesp_api.readiness import Ask, Readiness
 from tesp_api.service import Service
-from tesp_api.storage import FileScheme, HttpScheme, UrlStorage
+from tesp_api.storage import FileScheme, FtpScheme, HttpScheme, Root, UrlStorage
 from tesp_api.store.sqlite import SqliteStore
 from tests.api.memory import Listener, StillClock
 
@@ -36,6 +38,7 @@ INFO = ServiceInfo(
 
 Client = httpx.AsyncClient
 MakeApp = Callable[..., FastAPI]
+MakeService = Callable[..., Service]
 MakeClient = Callable[..., Client]
 
 
@@ -72,32 +75,36 @@ def numbered_ids() -> Callable[[], TaskId]:
 
 
 @pytest.fixture
-def make_service(listener: Listener, clock: StillClock) -> Callable[[TaskStore], Service]:
-    storage = UrlStorage(HttpScheme(), FileScheme(["/shared"]))
+def make_service(listener: Listener, clock: StillClock) -> MakeService:
+    storage = UrlStorage(HttpScheme(), FtpScheme(), FileScheme([Root(path="/shared")]))
     policy = Policy(refusal=storage.refusal, backend_parameters=frozenset({"vmsize"}))
 
-    def make(store: TaskStore) -> Service:
+    def make(store: TaskStore, admission: Admission | None = None) -> Service:
         return Service(
             store=store,
             dispatch=listener,
             clock=clock,
             policy=policy,
             new_id=numbered_ids(),
+            admission=admission,
         )
 
     return make
 
 
 @pytest.fixture
-def make_app(store: SqliteStore, make_service: Callable[[TaskStore], Service]) -> MakeApp:
+def make_app(store: SqliteStore, make_service: MakeService, clock: StillClock) -> MakeApp:
     def make(
         authenticator: Authenticator | None = None,
         info: ServiceInfo = INFO,
         on: TaskStore | None = None,
+        neighbours: Mapping[str, Ask] = {},
+        admission: Admission | None = None,
         **more: Any,
     ) -> FastAPI:
-        guard = authenticator or NoAuthentication()
-        return create_app(make_service(on or store), guard, info, **({"page_key": b"k"} | more))
+        guard, ready = authenticator or NoAuthentication(), Readiness(neighbours, clock)
+        service = make_service(on or store, admission)
+        return create_app(service, guard, info, ready, **({"page_key": b"k"} | more))
 
     return make
 

@@ -74,6 +74,18 @@ class MemoryStore:
     async def untidy(self, limit: int, after: int = 0) -> Sequence[tuple[int, TaskId]]:
         raise NotImplementedError
 
+    async def count(self, states: frozenset[State], owner: str | None, most: int) -> int:
+        self._call("count")
+        found = [
+            task
+            for task in self.tasks.values()
+            if task.state in states and owner in (None, task.owner)
+        ]
+        return min(len(found), most)
+
+    async def remove_ended(self, before: datetime, limit: int) -> int:
+        raise NotImplementedError
+
     async def slots(self) -> frozenset[int]:
         raise NotImplementedError
 

@@ -5,9 +5,12 @@ import re
 import pytest
 from starlette.exceptions import HTTPException
 
+from tesp_api.admission import Admission
+from tesp_api.auth import BasicAuthentication
 from tesp_api.domain.errors import Overloaded, StoreUnreachable
 from tesp_api.domain.task import TaskId
 from tesp_api.domain.tes import View
+from tesp_api.store.sqlite import SqliteStore
 from tests.api.conftest import BASE, Client, MakeClient, logged, minimal_task
 from tests.api.memory import MemoryStore, StillClock
 
@@ -103,13 +106,43 @@ async def test_10_10_an_outage_is_503_with_retry_after_before_clients_give_up(
     assert 6 < clock.passed_s < 8
 
 
-async def test_readiness_tells_of_an_outage_at_once(
+async def test_a_server_that_is_not_ready_says_why_in_the_shape_of_an_error(
     make_client: MakeClient, clock: StillClock
 ) -> None:
-    client = make_client(on=BrokenStore(StoreUnreachable("down")))
-    assert (await client.get("/readyz")).status_code == 503
+    async def down() -> None:
+        raise StoreUnreachable("mongodb://user:hunter2@db")
+
+    async def up() -> None: ...
+
+    client = make_client(BasicAuthentication("u", "p"), neighbours={"The store": down, "P": up})
+    answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "5"
+    assert answer.json() == {
+        "status": 503,
+        "error": "Service Unavailable",
+        "message": "This server is not ready.",
+        "reasons": ["The store does not answer."],
+    }
     assert (await client.get("/healthz")).status_code == 200
     assert clock.passed_s == 0
+
+
+async def test_a_full_queue_is_503_and_too_many_tasks_of_one_are_429(
+    make_client: MakeClient, store: SqliteStore, clock: StillClock
+) -> None:
+    full = Admission(store, clock, queue=1, per_owner=None)
+    mine = Admission(store, clock, queue=None, per_owner=1)
+    for admission, status, word in ((full, 503, "queue"), (mine, 429, "unfinished")):
+        client = make_client(BasicAuthentication("u", "p"), admission=admission)
+        headers = {"Authorization": "Basic dTpw"}
+        await client.post("/v1/tasks", json=minimal_task(), headers=headers)
+        answer = await client.post("/v1/tasks", json=minimal_task(), headers=headers)
+        assert (answer.status_code, answer.json()["status"]) == (status, status)
+        assert set(answer.json()) == {"status", "error", "message"}
+        assert word in answer.json()["message"]
+        assert answer.headers["retry-after"] == "5"
+        assert (await client.get("/v1/tasks", headers=headers)).status_code == 200
 
 
 async def test_http_errors_of_the_framework_have_the_one_shape(make_client: MakeClient) -> None:

@@ -26,8 +26,9 @@ from tesp_api.api.pages import PageTokens
 from tesp_api.auth import Authenticator, BasicAuthentication, NoAuthentication
 from tesp_api.clock import SystemClock
 from tesp_api.domain.rules import Policy
+from tesp_api.readiness import Readiness
 from tesp_api.service import Service
-from tesp_api.storage import FileScheme, HttpScheme, UnconfiguredScheme, UrlStorage
+from tesp_api.storage import FileScheme, HttpScheme, Root, S3Scheme, UrlStorage
 from tesp_api.store.sqlite import SqliteStore
 from tesp_api.tesp_api import new_task_id
 from tests.api.conftest import INFO, PREFIXES
@@ -71,7 +72,7 @@ CHECKS: Final = frozenset(
 
 def make_app(directory: Path, authenticator: Authenticator) -> FastAPI:
     store = SqliteStore(directory / "tasks.sqlite", synchronous="NORMAL")
-    storage = UrlStorage(HttpScheme(), FileScheme(["/shared"]), UnconfiguredScheme("s3"))
+    storage = UrlStorage(HttpScheme(), FileScheme([Root(path="/shared")]), S3Scheme())
     service = Service(
         store=store,
         dispatch=Listener(),
@@ -86,7 +87,8 @@ def make_app(directory: Path, authenticator: Authenticator) -> FastAPI:
         yield
         await store.close()
 
-    return create_app(service, authenticator, INFO, lifespan=lifespan, page_key=PAGE_KEY)
+    ready = Readiness({}, SystemClock())
+    return create_app(service, authenticator, INFO, ready, lifespan=lifespan, page_key=PAGE_KEY)
 
 
 @dataclass

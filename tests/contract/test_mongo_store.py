@@ -18,6 +18,8 @@ import pytest
 from pymongo.collection import Collection
 
 from tesp_api.domain.errors import InvalidRequest, Misconfigured, Stale, StoreUnreachable
+from tesp_api.domain.lifecycle import ACTIVE
+from tesp_api.domain.task import JobId
 from tesp_api.domain.tes import State, TaskRequest, View
 from tesp_api.ports import Query
 from tesp_api.store.mongo import MongoStore
@@ -26,10 +28,13 @@ from tests.contract.test_task_store import (
     ME,
     YOU,
     claimed,
+    ended,
     everything,
     ids_of,
     minimal,
+    moment,
     new_task,
+    withdrawn,
 )
 
 Documents = Collection[dict[str, Any]]
@@ -202,14 +207,21 @@ async def test_every_write_asks_for_a_journaled_majority(uri: str) -> None:
         await store.save(claimed(task, slot=0))
         await store.beat(ME)
         await store.retire(ME)
+        await store.keep_news(JobId("j"), b"{}", 1)
+        await store.keep_news(JobId("j"), b"{}", 2)
+        await store.drop_news([JobId("j")])
+        await ended(store, 1)
+        assert await store.remove_ended(moment(2), 1) == 1
+        assert len([one for one in wire.commands if "delete" in one]) == 3
         writes = ("insert", "update", "delete", "findAndModify")
-        asked = {
-            name: command.get("writeConcern")
+        asked = [
+            (name, command.get("writeConcern"))
             for command in wire.commands
             for name in writes
             if name in command
-        }
-    assert asked == {name: {"w": "majority", "j": True} for name in writes}
+        ]
+    assert {name for name, _ in asked} == set(writes)
+    assert all(concern == {"w": "majority", "j": True} for _, concern in asked)
 
 
 async def test_a_uri_cannot_lead_reads_to_secondaries_or_weaken_writes(uri: str) -> None:
@@ -229,6 +241,25 @@ async def test_a_database_of_a_later_version_is_refused(uri: str) -> None:
         meta.insert_one({"_id": "schema", "version": 99})
     with pytest.raises(Misconfigured, match=r"later version.*99.*upgrade"):
         await MongoStore(uri).open()
+
+
+async def test_a_database_of_version_1_is_opened_and_goes_on(store: MongoStore, uri: str) -> None:
+    untidy = await ended(store, 1, tidy=False)
+    tidy, gone, waits = await ended(store, 2), await withdrawn(store, 3), new_task()
+    await store.add(waits)
+    with collection(uri, "task") as tasks, collection(uri, "meta") as meta:
+        tasks.update_many({}, {"$unset": {"done_at": ""}})
+        tasks.drop_index("done")
+        meta.update_one({"_id": "schema"}, {"$set": {"version": 1}})
+    later = MongoStore(uri)
+    await later.open()
+    assert await later.remove_ended(moment(1), 9) == 0
+    assert await later.remove_ended(moment(9), 9) == 2
+    assert [await later.get(task.id) for task in (tidy, gone)] == [None, None]
+    assert [await later.get(task.id) for task in (untidy, waits)] == [untidy, waits]
+    with collection(uri, "meta") as meta:
+        assert meta.find_one({"_id": "schema"}) == {"_id": "schema", "version": 2}
+    await later.close()
 
 
 async def test_an_index_of_another_kind_in_its_place_is_misconfigured(uri: str) -> None:
@@ -347,6 +378,25 @@ async def test_what_the_dispatcher_asks_is_answered_by_an_index(
     await asyncio.gather(*(store.add(new_task()) for _ in range(50)))
     with collection(uri, "task") as documents:
         assert index in indexes_in(documents.find(question).sort("seq", 1).explain())
+
+
+async def test_what_is_to_be_removed_is_found_by_an_index(store: MongoStore, uri: str) -> None:
+    await asyncio.gather(*(store.add(new_task()) for _ in range(50)))
+    with collection(uri, "task") as documents:
+        old = documents.find({"done_at": {"$lt": moment(1)}}, {"_id": 1}).sort("done_at", 1)
+        assert "done" in indexes_in(old.limit(256).explain())
+
+
+@pytest.mark.parametrize(
+    ("of", "index"), [({}, "by_state"), ({"owner": "anna"}, "by_owner_and_state")]
+)
+async def test_counting_is_answered_by_an_index(
+    store: MongoStore, uri: str, of: Mapping[str, Any], index: str
+) -> None:
+    await asyncio.gather(*(store.add(new_task(owner="bert")) for _ in range(50)))
+    wanted = {"state": {"$in": sorted(ACTIVE)}, **of}
+    with collection(uri, "task") as documents:
+        assert index in indexes_in(documents.find(wanted, {"_id": 1}).limit(5).explain())
 
 
 def indexes_in(plan: Mapping[str, Any]) -> set[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from tesp_api.domain.errors import SlotTaken, Stale, StoreUnreachable
 from tesp_api.domain.lifecycle import (
+    ACTIVE,
     Broke,
     CancelAsked,
     Claimed,
@@ -31,7 +32,7 @@ from tesp_api.domain.lifecycle import (
 from tesp_api.domain.task import DriverId, JobId, Task, TaskId
 from tesp_api.domain.tes import ExecutorLog, OutputFileLog, State, TaskRequest, View
 from tesp_api.domain.views import render
-from tesp_api.ports import Glance, Page, Query, TaskStore
+from tesp_api.ports import Glance, Query, TaskStore
 from tests.contract.conftest import NewStore
 
 BORN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -162,11 +163,11 @@ async def ids_of(store: TaskStore, query: Query) -> list[bytes]:
     query, found = replace(query, view=View.MINIMAL), list[bytes]()
     while True:
         page = await store.page(query)
-        assert len(page.documents) <= query.limit
-        found += page.documents
+        assert len(page.each) <= query.limit
+        found += page.each
         if page.next_before is None:
             return found
-        assert page.documents, "a page that says there is more must bring the reader further"
+        assert page.each, "a page that says there is more must bring the reader further"
         query = replace(query, before=page.next_before)
 
 
@@ -222,7 +223,9 @@ async def test_documents_and_pages_are_the_rendered_bytes(store: TaskStore, view
     for task in tasks:
         await store.add(task)
     page = await store.page(everything(view))
-    assert page == Page(documents=[render(task, view) for task in tasks[::-1]], next_before=None)
+    assert page.each == [render(task, view) for task in tasks[::-1]]
+    assert page.joined == b",\n".join(page.each)
+    assert page.next_before is None
     for task in tasks:
         assert await store.document(task.id, view, None) == render(task, view)
 
@@ -283,7 +286,7 @@ async def test_logs_at_their_largest_can_be_saved(store: TaskStore) -> None:
     assert await store.get(task.id) == done
     assert await store.document(task.id, View.FULL, None) == render(done, View.FULL)
     page = await store.page(everything(View.FULL))
-    assert page.documents == [render(done, View.FULL)]
+    assert page.each == [render(done, View.FULL)]
 
 
 # Slots
@@ -400,10 +403,21 @@ async def test_the_last_page_says_so_even_where_it_is_full(
     query, left = everything(View.MINIMAL, limit), minimal(tasks[::-1])
     while len(left) > limit:
         page = await store.page(query)
-        assert page.documents == left[:limit]
+        assert page.each == left[:limit]
         assert page.next_before is not None
         query, left = replace(query, before=page.next_before), left[limit:]
-    assert await store.page(query) == Page(documents=left, next_before=None) or not left
+    last = await store.page(query)
+    assert (last.each, last.next_before) == (left, None) or not left
+
+
+@pytest.mark.parametrize("view", View)
+async def test_a_page_does_not_deny_a_state_that_it_shows(store: TaskStore, view: View) -> None:
+    task = await saved(store, await claim(store, new_task(), 1), CancelAsked(at=moment(2)))
+    for _ in range(3):
+        await store.add(new_task())
+    page = await store.page(everything(view))
+    assert not {task.state, State.QUEUED} & page.lacks
+    assert any(task.state.encode() in document for document in page.each)
 
 
 async def test_pages_are_stable_while_tasks_are_added(store: TaskStore) -> None:
@@ -415,7 +429,7 @@ async def test_pages_are_stable_while_tasks_are_added(store: TaskStore) -> None:
         page, *_ = await asyncio.gather(
             store.page(query), *(store.add(new_task("new")) for _ in range(5))
         )
-        seen += page.documents
+        seen += page.each
         if page.next_before is None:
             break
         query = replace(query, before=page.next_before)
@@ -651,6 +665,129 @@ async def test_beats_at_once_are_all_counted(store: TaskStore) -> None:
     assert await store.beat(ME) == {ME: 26}
 
 
+async def test_counts_are_of_states_and_owners_and_end_where_they_are_told_to(
+    store: TaskStore,
+) -> None:
+    for owner in ("anna", "anna", "bert", None, None):
+        await store.add(new_task(owner=owner))
+    await claim(store, new_task(owner="anna"), slot=0)
+    await ended(store, 1, new_task(owner="anna"))
+    queued, unfinished = frozenset({State.QUEUED}), frozenset(ACTIVE)
+    assert await store.count(queued, None, 100) == 5
+    assert await store.count(unfinished, None, 100) == 6
+    assert await store.count(queued, "anna", 100) == 2
+    assert await store.count(unfinished, "anna", 100) == 3
+    assert await store.count(unfinished, "nobody", 100) == 0
+    assert await store.count(unfinished, "anna", 2) == 2
+    assert await store.count(queued, None, 1) == 1
+
+
+# Tasks that are not to be kept any longer
+
+
+async def ended(
+    store: TaskStore, minute: int, task: Task | None = None, *, tidy: bool = True
+) -> Task:
+    """A task that ended in that minute."""
+    task = await claim(store, task or new_task(), slot=minute)
+    task = await saved(store, task, Succeeded(at=moment(minute)))
+    if tidy:
+        task = forget(task, *(job.id for job in task.jobs))
+        await store.save(task)
+    return task
+
+
+async def withdrawn(store: TaskStore, minute: int) -> Task:
+    await store.add(task := new_task())
+    return await saved(store, task, Withdrawn(at=moment(minute)))
+
+
+async def test_only_what_ended_before_the_moment_and_is_tidy_is_removed(store: TaskStore) -> None:
+    untidy = await ended(store, 1, tidy=False)
+    waits, runs = new_task("waits"), await claim(store, new_task("runs"), slot=99)
+    await store.add(waits)
+    again = await saved(
+        store, await claim(store, new_task(), slot=98), Lost(at=moment(1), reason="lost")
+    )
+    late = await ended(store, 6)
+    old = [await ended(store, 4), await withdrawn(store, 2), await ended(store, 3)]
+    assert await store.remove_ended(moment(6), 100) == 3
+    assert await store.remove_ended(moment(6), 100) == 0
+    assert [await store.get(task.id) for task in old] == [None] * 3
+    kept = [untidy, runs, waits, again, late]
+    assert sorted(await ids_of(store, everything())) == sorted(minimal(kept))
+    await store.save(forget(untidy, *(job.id for job in untidy.jobs)))
+    assert await store.remove_ended(moment(6), 100) == 1
+    assert await store.get(untidy.id) is None
+
+
+async def test_what_ended_first_is_removed_first_and_never_more_than_asked_for(
+    store: TaskStore,
+) -> None:
+    tasks = {minute: await ended(store, minute) for minute in (5, 2, 4, 1, 3)}
+    assert await store.remove_ended(moment(60), 2) == 2
+    gone = [minute for minute, task in tasks.items() if await store.get(task.id) is None]
+    assert sorted(gone) == [1, 2]
+    assert await store.remove_ended(moment(60), 10) == 3
+    assert await ids_of(store, everything()) == []
+
+
+async def test_nothing_finds_a_removed_task_and_its_id_is_free(store: TaskStore) -> None:
+    many = {f"k{number}": str(number) for number in range(1500)}
+    task = replace(rich_task(), owner="anna")
+    task = replace(
+        task, request=task.request.model_copy(update={"tags": many | (task.request.tags or {})})
+    )
+    await ended(store, 1, task)
+    other = new_task("rich too", owner="anna", tags={"k7": "7", "": ""})
+    await store.add(other)
+    assert await store.remove_ended(moment(2), 256) == 1
+    assert await store.get(task.id) is None
+    for view in View:
+        assert await store.document(task.id, view, None) is None
+    for filters in (
+        everything(),
+        replace(everything(), owner="anna"),
+        replace(everything(), name_prefix="rich"),
+        replace(everything(), tags=(("k7", "7"),)),
+        replace(everything(), tags=(("", ""),)),
+        replace(everything(), states=frozenset(State)),
+    ):
+        assert await ids_of(store, filters) == minimal([other]), filters
+    assert await ids_of(store, replace(everything(), tags=(("nul\x00inside", ""),))) == []
+    anew = replace(task, request=new_task("anew", tags={"a": "b"}).request)
+    await store.add(anew)
+    assert await store.get(task.id) == anew
+    assert await ids_of(store, everything()) == minimal([anew, other])
+
+
+async def test_a_walk_along_a_list_goes_on_while_tasks_are_removed(store: TaskStore) -> None:
+    old = [await ended(store, minute % 3 + 1, new_task(str(minute))) for minute in range(20)]
+    await store.add(waits := new_task("waits"))
+    query, seen = everything(View.MINIMAL, limit=4), list[bytes]()
+    while True:
+        page = await store.page(query)
+        seen += page.each
+        if page.next_before is None:
+            break
+        await store.remove_ended(moment(60), 2)
+        query = replace(query, before=page.next_before)
+    assert len(seen) == len(set(seen))
+    assert seen[0] == render(waits, View.MINIMAL)
+    left = [task for task in old if await store.get(task.id) is not None]
+    assert set(minimal(left)) <= set(seen)
+    await store.add(later := new_task("later"))
+    assert await ids_of(store, everything()) == minimal([later, waits, *left[::-1]])
+
+
+async def test_a_removed_task_cannot_be_saved(store: TaskStore) -> None:
+    task = await ended(store, 1)
+    await store.remove_ended(moment(2), 1)
+    with pytest.raises(Stale):
+        await store.save(note(task, "too late"))
+    assert await store.get(task.id) is None
+
+
 # Opening and closing
 
 
@@ -699,6 +836,8 @@ async def test_a_closed_store_is_unreachable(new_store: NewStore) -> None:
         store.queued(1),
         store.beat(ME),
         store.slots(),
+        store.count(frozenset({State.QUEUED}), None, 1),
+        store.remove_ended(BORN, 1),
     ):
         with pytest.raises(StoreUnreachable):
             await call

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -22,16 +22,23 @@ from typing import Any, Final
 from loguru import logger
 
 from tesp_api.dispatcher import Dispatcher, Limits
-from tesp_api.domain.errors import RunnerUnreachable, Stale, StoreUnreachable
+from tesp_api.domain.errors import (
+    OutOfReach,
+    RunnerUnreachable,
+    Stale,
+    StorageUnreachable,
+    StoreUnreachable,
+)
 from tesp_api.domain.lifecycle import CancelAsked, Withdrawn, advance
 from tesp_api.domain.plan import Engine, Site
 from tesp_api.domain.report import MARK
-from tesp_api.domain.task import DriverId, JobId, Task, TaskId
-from tesp_api.domain.tes import State, TaskRequest
+from tesp_api.domain.task import DriverId, JobId, Left, Task, TaskId
+from tesp_api.domain.tes import Input, Output, State, TaskRequest
 from tesp_api.duties import OVER, Duties, Policy
 from tesp_api.lease import Lease
+from tesp_api.orders import Orders
 from tesp_api.ports import Phase, Sighting, Storage, TaskStore, Traces
-from tesp_api.storage import FileScheme, HttpScheme, UrlStorage
+from tesp_api.retention import Retention
 from tesp_api.store.sqlite import SqliteStore
 
 MEMORY: Final = Path("/dev/shm")
@@ -45,7 +52,6 @@ SITE: Final = Site(
     instance="test",
     engine=Engine(kind="docker", program="docker"),
     tail_bytes=100,
-    file_roots=("/data",),
     heartbeat_s=30.0,
 )
 POLICY: Final = Policy(
@@ -207,6 +213,8 @@ class Script:
     watchdog: bool = True
     fails: bool = False
     """Pulsar cannot run it."""
+    left: tuple[Left, ...] = ()
+    """What the run job leaves on the node."""
 
 
 @dataclass
@@ -220,8 +228,12 @@ class FakeJob:
     killed: float | None = None
 
     @property
+    def mode(self) -> str:
+        return str((self.order or {}).get("mode", "run"))
+
+    @property
     def is_reaper(self) -> bool:
-        return self.order is not None and self.order.get("mode") == "reap"
+        return self.mode == "reap"
 
     def end(self) -> float:
         """Return when its runner's work ends by itself."""
@@ -237,18 +249,17 @@ class FakeJob:
     def phase(self, now: float) -> Phase:
         if self.script.fails:
             return Phase.FAILED
-        if self.killed is not None and self.killed < self.end():
+        frozen = self.script.freezes_s is not None or self.script.says_running
+        if self.killed is not None and (frozen or self.killed < self.end()):
             return Phase.KILLED
         if now < self.started + self.script.queue_s:
             return Phase.WAITING
-        frozen = self.script.freezes_s is not None or self.script.says_running
         return Phase.RUNNING if frozen or now < self.end() else Phase.ENDED
 
     def ran(self, now: float) -> bool:
         """Whether the runner was ever up."""
         up = self.started + self.script.queue_s
-        up_before_kill = self.killed is None or self.killed >= up
-        return self.order is not None and not self.script.fails and up_before_kill and now >= up
+        return self.order is not None and not self.script.fails and self.stopped() >= up <= now
 
     def reported(self, now: float) -> bool:
         return self.ran(now) and self.stopped() == self.end() <= now and bool(self.script.outcome)
@@ -265,6 +276,8 @@ class ScriptedPulsar:
         self.scripts: list[Script] = []
         """For the next run jobs, in their order; then the default."""
         self.runs: list[JobId] = []
+        self.sends: dict[JobId, Mapping[str, Any]] = {}
+        """The orders of jobs that were to send what others had left."""
         self.reaped: list[JobId] = []
         self.sins: list[str] = []
         self.broken_reapers = 0
@@ -320,7 +333,10 @@ class ScriptedPulsar:
         if order.get("mode") != "reap":
             if living := self.living(order["task"]):
                 self.sins.append(f"{job} began while {living} lived")
-            self.runs.append(job)
+            if order.get("mode") == "send":
+                self.sends[job] = order
+            else:
+                self.runs.append(job)
             script = self.scripts.pop(0) if self.scripts else script
         elif self.broken_reapers:
             self.broken_reapers -= 1
@@ -374,11 +390,17 @@ class ScriptedPulsar:
             return None
         if job.is_reaper:
             return frame(job.id)
-        code = 0 if job.script.outcome == "complete" else 3
-        reason = None if job.script.outcome == "complete" else "it failed"
-        return frame(
-            job.id, job.script.outcome or "", executors=[{"exit_code": code}], reason=reason
-        )
+        outcome = job.script.outcome or ""
+        reason = None if outcome == "complete" else "it failed"
+        if job.mode == "send":
+            files = enumerate((job.order or {})["files"])
+            etags = [
+                (number, ["e"] * len(file["parts"])) for number, file in files if "parts" in file
+            ]
+            return frame(job.id, outcome, reason=reason, etags=etags)
+        code = 0 if outcome == "complete" else 3
+        left = [(one.output, one.path, one.below, one.size_bytes) for one in job.script.left]
+        return frame(job.id, outcome, executors=[{"exit_code": code}], reason=reason, left=left)
 
     def _settle_fates(self) -> None:
         """Do what time has done: jobs vanish, reapers reap."""
@@ -390,6 +412,68 @@ class ScriptedPulsar:
                 self.reaped.append((job.order or {})["of"])
 
 
+class FakeStorage:
+    """Storage that serves everything, and large files in parts; it knows what became of those."""
+
+    LARGE = 1000
+
+    def __init__(self) -> None:
+        self.gate = Gate(lambda name: StorageUnreachable(f"no storage for {name}"))
+        self.cursed = False
+        """Whether it has no way to anything."""
+        self.signed = 0
+        self.begun: list[str] = []
+        self.completed: list[str] = []
+        self.aborted: list[str] = []
+
+    def refusal(self, _item: Input | Output, _owner: str | None) -> str | None:
+        return None
+
+    async def fetch_order(self, item: Input, _owner: str | None) -> Mapping[str, Any]:
+        return {"path": item.path, "type": item.type.value, "url": self._sign(item.url)}
+
+    async def send_order(self, item: Output, _owner: str | None) -> Mapping[str, Any]:
+        return {"path": item.path, "type": item.type.value, "url": self._sign(item.url)}
+
+    async def stage_order(
+        self, item: Output, left: Left, _owner: str | None, upload: str | None
+    ) -> Mapping[str, Any]:
+        url = self._sign(f"{item.url}/{left.below}")
+        return {"url": url} if upload is None else {"parts": [f"{url}/{upload}"] * 3}
+
+    async def begin_upload(self, _item: Output, left: Left, _owner: str | None) -> str | None:
+        if left.size_bytes < self.LARGE:
+            return None
+        return str(await self.gate.through("begin", self._begin))
+
+    async def complete_upload(
+        self, _item: Output, _left: Left, _owner: str | None, upload: str, etags: Sequence[str]
+    ) -> None:
+        assert len(etags) == 3
+        await self.gate.through("complete", lambda: self._write(self.completed, upload))
+
+    async def abort_upload(
+        self, _item: Output, _left: Left, _owner: str | None, upload: str
+    ) -> None:
+        await self.gate.through("abort", lambda: self._write(self.aborted, upload))
+
+    def served(self) -> Sequence[str]:
+        return ()
+
+    def _sign(self, url: str | None) -> str:
+        if self.cursed:
+            raise OutOfReach(f"{url} is out of reach.")
+        self.signed += 1
+        return f"{url}?signature={self.signed}"
+
+    async def _begin(self) -> str:
+        self.begun.append(f"upload-{len(self.begun)}")
+        return self.begun[-1]
+
+    async def _write(self, written: list[str], upload: str) -> None:
+        written.append(upload)
+
+
 class World:
     """Everything around one or more dispatchers over one store and one Pulsar."""
 
@@ -397,6 +481,7 @@ class World:
         self.time = StillTime()
         self.store = WeatherStore(real)
         self.pulsar = ScriptedPulsar(self.time)
+        self.storage = FakeStorage()
         self.clock = StillClock(self.time)
         self.bugs: list[str] = []
         """What was logged as one; a test that wants some empties it."""
@@ -411,16 +496,18 @@ class World:
         limits: Limits = LIMITS,
         storage: Storage | None = None,
         store: Any = None,
+        retention_days: float | None = None,
     ) -> Dispatcher:
         """Start a driver of its own."""
         clock, store = clock or self.clock, store or self.store
-        storage = storage or UrlStorage(HttpScheme(), FileScheme(["/data"]))
+        orders = Orders(storage or self.storage, SITE)
         dispatcher = Dispatcher(
             store,
-            Duties(self.pulsar, storage, SITE, policy, clock),
+            Duties(self.pulsar, orders, policy, clock),
             Lease(store, clock, DriverId(f"driver-{next(self._names)}"), LEASE_S),
             clock,
             limits,
+            retention=Retention(store, clock, retention_days) if retention_days else None,
         )
         self.running[dispatcher] = asyncio.create_task(dispatcher.run())
         return dispatcher
@@ -498,7 +585,7 @@ class World:
     async def until_tidy(self, task_id: TaskId, within_s: float = 600.0) -> Task:
         """Let time pass until nothing of the task is left at Pulsar."""
         end = self.time.elapsed + within_s
-        while (task := await self.task(task_id)).leftovers:
+        while (task := await self.task(task_id)).untidy:
             assert self.time.elapsed < end, f"{task.leftovers} after {within_s} s"
             await self.pass_(1.0)
         return task

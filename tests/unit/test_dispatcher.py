@@ -12,11 +12,19 @@ from hypothesis import strategies as st
 
 from tesp_api.dispatcher import Limits
 from tesp_api.domain.lifecycle import TERMINAL
-from tesp_api.domain.task import Purpose, Task, TaskId
+from tesp_api.domain.task import Left, Purpose, Task, TaskId
 from tesp_api.domain.tes import State
 from tesp_api.duties import CONFIRM_LOST_S
-from tesp_api.storage import FileScheme, HttpScheme, UrlStorage
-from tests.unit.fakes import LIMITS, QUARANTINE_S, Script, StillClock, WeatherStore, patient, world
+from tests.unit.fakes import (
+    LIMITS,
+    QUARANTINE_S,
+    FakeStorage,
+    Script,
+    StillClock,
+    WeatherStore,
+    patient,
+    world,
+)
 
 LONG = Script(run_s=600.0)
 DIES_EARLY = Script(outcome=None, begins=False)
@@ -90,23 +98,24 @@ async def test_no_more_jobs_than_allowed_are_in_flight_and_the_oldest_go_first()
 
 async def test_a_url_that_is_no_longer_served_ends_the_task_with_the_reason() -> None:
     async with world() as w:
-        w.begin(storage=UrlStorage(HttpScheme()))
+        w.storage.cursed = True
+        w.begin()
         inputs = [{"path": "/in", "url": "file:///data/x"}]
         task = await w.until_state(await w.post(inputs=inputs), State.SYSTEM_ERROR)
-        assert "'file' is not served" in logs(task)
+        assert "file:///data/x is out of reach." in logs(task)
         await w.until_tidy(task.id)
 
 
-class Cursed(UrlStorage):
+class Cursed(FakeStorage):
     """A storage with a bug."""
 
-    def fetch_order(self, _item: Any) -> Any:
+    async def fetch_order(self, _item: Any, _owner: str | None) -> Any:
         raise ZeroDivisionError
 
 
 async def test_a_bug_in_one_task_does_not_stop_its_neighbours() -> None:
     async with world() as w:
-        w.begin(storage=Cursed(HttpScheme(), FileScheme([])))
+        w.begin(storage=Cursed())
         cursed = await w.post("cursed", inputs=[{"path": "/in", "url": "http://x/y"}])
         blessed = [await w.post(f"b{number}") for number in range(5)]
         for task_id in blessed:
@@ -309,7 +318,7 @@ async def test_a_job_that_vanished_while_it_ran_may_have_started_its_program() -
         w.pulsar.scripts = [Script(run_s=600, vanishes_s=60)]
         w.begin()
         task = await w.until_state(await w.post(), State.SYSTEM_ERROR)
-        assert "An executor had started" in logs(task)
+        assert "Nobody can tell whether an executor had started" in logs(task)
         assert not w.pulsar.living(task.id)
         await w.until_tidy(task.id)
 
@@ -538,12 +547,22 @@ async def test_stop_lets_steps_end_and_hands_over() -> None:
 
 
 CANCEL = "cancel"
+OUTPUTS = [{"path": "/out", "url": "s3://bucket/out", "type": "DIRECTORY"}]
+LEFT = (
+    Left(output=0, path="/out/a", below="a", size_bytes=1),
+    Left(output=0, path="/out/b", below="b", size_bytes=FakeStorage.LARGE),
+)
+STORAGE_CALLS = ("begin", "complete", "abort")
 MOST_CRASHES = int(os.environ.get("TESP_TEST_CRASHES", "14"))
 """How many moments of each story are tried; the property test below tries others each time."""
 STORIES: dict[str, tuple[list[Script], str | None, frozenset[State]]] = {
     "success": ([Script()], None, frozenset({State.COMPLETE})),
     "failure": ([Script(outcome="executor_error")], None, frozenset({State.EXECUTOR_ERROR})),
-    "lost": ([Script(queue_s=60, vanishes_s=1)], None, frozenset({State.COMPLETE})),
+    "lost": (
+        [Script(queue_s=60, vanishes_s=1)],
+        None,
+        frozenset({State.COMPLETE, State.SYSTEM_ERROR}),  # who was away did not see it waiting
+    ),
     "early death": ([DIES_EARLY], None, frozenset({State.COMPLETE})),
     "late death": ([Script(run_s=2, outcome=None)], None, frozenset({State.SYSTEM_ERROR})),
     "orphaned containers": (
@@ -562,6 +581,28 @@ STORIES: dict[str, tuple[list[Script], str | None, frozenset[State]]] = {
         CANCEL,
         frozenset({State.CANCELED}),
     ),
+    "outputs left": ([Script(left=LEFT)], None, frozenset({State.COMPLETE})),
+    "outputs of a failure left": (
+        [Script(outcome="executor_error", left=LEFT)],
+        None,
+        frozenset({State.EXECUTOR_ERROR}),
+    ),
+    "stale inputs": ([Script(outcome="stale", begins=False)], None, frozenset({State.COMPLETE})),
+    "stale outputs": (
+        [Script(left=LEFT), Script(outcome="stale")],
+        None,
+        frozenset({State.COMPLETE}),
+    ),
+    "death while outputs are sent": (
+        [Script(left=LEFT), Script(run_s=1, outcome=None)],
+        None,
+        frozenset({State.COMPLETE, State.SYSTEM_ERROR}),
+    ),
+    "cancel while outputs are sent": (
+        [Script(left=LEFT), LONG],
+        CANCEL,
+        frozenset({State.CANCELED}),
+    ),
 }
 
 
@@ -574,18 +615,18 @@ async def tell(story: str, crash_at: Callable[[int], bool]) -> tuple[Task, int]:
     policy = patient(quarantine_s=3.0)
     async with world() as w:
         w.pulsar.scripts = list(scripts)
-        task_id, numbers = await w.post(), itertools.count()
+        task_id, numbers = await w.post(outputs=OUTPUTS), itertools.count()
         drivers = [w.begin(policy=policy)]
 
         async def maybe_crash(name: str, _after: bool) -> None:
-            if name in (*PULSAR_CALLS, "get", "save") and crash_at(next(numbers)):
+            if name in (*PULSAR_CALLS, *STORAGE_CALLS, "get", "save") and crash_at(next(numbers)):
                 for running in w.running.values():
                     running.cancel()
                 await asyncio.get_running_loop().create_future()
 
-        w.pulsar.gate.hook = w.store.gate.hook = maybe_crash
+        w.pulsar.gate.hook = w.store.gate.hook = w.storage.gate.hook = maybe_crash
         asked = cancel is None
-        while (task := await w.task(task_id)).state not in TERMINAL or task.leftovers:
+        while (task := await w.task(task_id)).state not in TERMINAL or task.untidy:
             assert w.time.elapsed < 900, task
             if all(running.done() for running in w.running.values()):
                 await w.crash()
@@ -606,6 +647,8 @@ async def test_a_crash_before_or_after_any_call_changes_nothing(story: str) -> N
     undisturbed, moments = await tell(story, lambda _number: False)
     for at in range(moments)[:: moments // MOST_CRASHES + 1]:
         task, _ = await tell(story, at.__eq__)
+        if story == "lost" and "Nobody can tell" in logs(task):
+            continue
         assert task.state is undisturbed.state
         assert len(task.attempts) == len(undisturbed.attempts)
 

@@ -19,12 +19,13 @@ from tesp_api.domain.lifecycle import (
 from tesp_api.domain.task import DriverId, JobId, Task
 from tesp_api.domain.tes import State
 from tesp_api.duties import Drive, Duties, next_job_id
+from tesp_api.orders import Orders
 from tesp_api.ports import Phase, Sighting, Traces
-from tesp_api.storage import HttpScheme, UrlStorage
 from tests.unit.fakes import (
     BEGINNING,
     POLICY,
     SITE,
+    FakeStorage,
     StillClock,
     StillTime,
     frame,
@@ -79,13 +80,13 @@ def submitted(state: State = State.INITIALIZING) -> Task:
 
 def drive(task: Task, *, doubt: bool = False) -> Drive:
     made = Drive(task_id=task.id, doubt=doubt)
-    made.entered(task.state, 1000.0)
+    made.entered(task, 1000.0)
     return made
 
 
 def duties(oracle: Oracle, **policy: Any) -> Duties:
     clock = StillClock(StillTime())
-    return Duties(oracle, UrlStorage(HttpScheme()), SITE, patient(**policy), clock)
+    return Duties(oracle, Orders(FakeStorage(), SITE), patient(**policy), clock)
 
 
 async def test_there_is_a_duty_for_each_state_but_queued_and_none_that_fails() -> None:

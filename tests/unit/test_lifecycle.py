@@ -19,21 +19,26 @@ from tesp_api.domain.lifecycle import (
     Ended,
     Event,
     ExecutorFailed,
+    Expired,
     Killed,
     Lost,
     Outcome,
+    Ran,
     Started,
     Submitted,
     Succeeded,
+    Unsent,
     Withdrawn,
+    abort,
     adopt,
     advance,
+    begin,
     doubt,
     forget,
     note,
     reap,
 )
-from tesp_api.domain.task import DriverId, JobId, Purpose, Task
+from tesp_api.domain.task import DriverId, JobId, Left, Purpose, Task, Upload
 from tesp_api.domain.tes import ExecutorLog, OutputFileLog, State
 from tests.unit.fakes import new_task
 
@@ -46,6 +51,9 @@ TOLD = Outcome(
 )
 
 
+LEFT = Left(output=0, path="/out/a", below="a", size_bytes=1)
+
+
 def claimed(number: int = 0) -> Claimed:
     return Claimed(at=AT, job=JobId(f"j{number}"), slot=number, driver=DriverId("d"))
 
@@ -54,6 +62,9 @@ EVENTS: tuple[Event, ...] = (
     claimed(),
     Submitted(at=AT),
     Started(at=AT),
+    Expired(at=AT, job=JobId("j9")),
+    Ran(at=AT, job=JobId("j9"), left=(LEFT,), failed=False, outcome=TOLD),
+    Unsent(at=AT, job=JobId("j9"), reason="unsent"),
     Succeeded(at=AT, outcome=TOLD),
     ExecutorFailed(at=AT, outcome=TOLD),
     Broke(at=AT, reason="broke"),
@@ -208,3 +219,26 @@ def _check(task: Task, event: Event) -> None:
         assert (task.attempts[-1].ended_at is not None) == (over or after_loss)
         assert all(attempt.ended_at for attempt in task.attempts[:-1])
     assert not (isinstance(event, Ended | Withdrawn)) or task.attempts[-1].ended_at == event.at
+
+
+def test_what_was_left_is_kept_until_the_end_and_its_outputs_join_those_already_sent() -> None:
+    ran = Ran(at=AT, job=JobId("j1"), left=(LEFT,), failed=True, outcome=TOLD)
+    task = after(claimed(), Submitted(at=AT), Started(at=AT), ran)
+    assert (task.left, task.failed) == ((LEFT,), True)
+    assert task.job is not None
+    assert task.job.purpose is Purpose.STAGE_OUT
+    assert task.run is not None
+    assert task.run.id == "j0"
+    assert task.attempts[0].ended_at is None
+    ended = advance(task, ExecutorFailed(at=AT, outcome=replace(TOLD, executors=(), log=())))
+    assert ended.attempts[0].outputs == TOLD.outputs * 2
+    assert ended.attempts[0].executors == TOLD.executors
+    assert ended.attempts[0].ended_at == AT
+    assert ended.left == ()
+
+
+def test_a_task_with_an_upload_begun_is_untidy_until_it_is_aborted() -> None:
+    task = begin(in_state(State.COMPLETE), Upload(left=LEFT, id="u"))
+    task = forget(task, *(job.id for job in task.jobs))
+    assert task.untidy
+    assert not abort(task).untidy

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tesp_api.domain.plan import normal, reap_order, run_order
+from tesp_api.domain.plan import normal, reap_order, run_order, stage_out_order
 from tesp_api.domain.task import JobId
 from tesp_api.runner.order import read_order
 from tests.unit.fakes import SITE, new_task
@@ -76,5 +76,17 @@ def test_the_runner_accepts_our_orders() -> None:
     assert len(read.executors) == 2
     two = replace(new_task(), request=new_task(executors=[IMAGE, IMAGE]).request)
     reap = read_order(reap_order(two, JobId("tes-a-1"), JOB, SITE))
-    assert reap.reaps == JOB
+    assert (reap.mode, reap.of) == ("reap", JOB)
     assert len(reap.executors) == 2
+    files = [
+        {"path": "/out/a", "size_bytes": 1, "name": "s3://b/a", "url": "http://s3/a?X"},
+        {
+            "path": "/out/b",
+            "size_bytes": 9,
+            "name": "s3://b/b",
+            "parts": ["u", "v"],
+            "part_bytes": 5,
+        },
+    ]
+    send = read_order(stage_out_order(two, JobId("tes-a-2"), JOB, SITE, files))
+    assert (send.mode, send.of, len(send.sendings)) == ("send", JOB, 2)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from tesp_api.domain import images
@@ -12,7 +12,7 @@ from tesp_api.domain.errors import InvalidRequest
 from tesp_api.domain.parsing import MISTAKES_TOLD, VALUES, parse
 from tesp_api.domain.rules import Policy, inexpressible, is_pattern, mistakes, path_refusal
 from tesp_api.domain.tes import Input, Output, TaskRequest
-from tesp_api.runner import engine, mounts
+from tesp_api.runner import engine, mounts, order
 
 EXECUTOR = {"image": "ubuntu:20.04", "command": ["true"]}
 ENGINES = ("docker", "podman", "apptainer", "singularity", "host")
@@ -61,6 +61,10 @@ GOOD = (
     sent(path="/o/a[1].txt", path_prefix="/o/a"),
     sent(path="/o/\\*", path_prefix=None),
     sent(path="/o/x", path_prefix="ignored"),
+    sent(path="/home/me/*", path_prefix="/home/me"),
+    sent(path="/mnt/*", path_prefix="/mnt") | {"volumes": ["/mnt/"]},
+    sent(path="/opt/x/*", path_prefix="/opt/x")
+    | {"inputs": [{"path": "/opt/x", "url": "file:///x", "type": "DIRECTORY"}]},
     request(volumes=["/vol/A/", "/vol/A/B", "/pulsar_staging/"]),
     request(resources={"cpu_cores": 0, "ram_gb": 0, "disk_gb": 0.067, "zones": []}),
     request(resources={"cpu_cores": 2**31 - 1}),
@@ -122,9 +126,13 @@ BAD = (
     (sent(url=""), "outputs[0].url", "empty"),
     (sent(url=None), "outputs[0].url", "required"),
     (sent(path="/"), "outputs[0].path", "root"),
-    (sent(path="/*"), "outputs[0].path_prefix", "required"),
-    (sent(path="/a?"), "outputs[0].path_prefix", "required"),
-    (sent(path="/a[bc]"), "outputs[0].path_prefix", "required"),
+    (sent(path="/o/*"), "outputs[0].path_prefix", "required"),
+    (sent(path="/*", path_prefix="/"), "outputs[0].path", "wildcards"),
+    (sent(path="/v*/x", path_prefix="/"), "outputs[0].path", "wildcards"),
+    (sent(path="/root/*.txt", path_prefix="/root"), "outputs[0].path", "wildcards"),
+    (sent(path="/usr/share//x/*", path_prefix="/usr"), "outputs[0].path", "wildcards"),
+    (sent(path="/o/a?"), "outputs[0].path_prefix", "required"),
+    (sent(path="/o/a[bc]"), "outputs[0].path_prefix", "required"),
     (sent(path="/a/*", path_prefix="/b"), "outputs[0].path_prefix", "begins with"),
     (sent(path="/a/*/*", path_prefix="/a/*"), "outputs[0].path_prefix", "wildcard"),
     (request(volumes=["/a", "b"]), "volumes[1]", "absolute"),
@@ -204,7 +212,7 @@ def test_mistakes_repeat_neither_contents_nor_urls() -> None:
         ],
         outputs=[{"path": "/a", "url": {secret: secret}}],
     )
-    policy = Policy(refusal=lambda _item: "the URL is not served")
+    policy = Policy(refusal=lambda _item, _owner: "the URL is not served")
     assert "hunter2" not in json.dumps(told(document, policy))
 
 
@@ -237,7 +245,7 @@ def test_any_bytes_are_parsed_or_refused(body: bytes) -> None:
 def test_the_storage_judges_urls_but_not_those_beside_contents() -> None:
     asked: list[Input | Output] = []
 
-    def refusal(item: Input | Output) -> str | None:
+    def refusal(item: Input | Output, _owner: str | None) -> str | None:
         asked.append(item)
         return "is not served"
 
@@ -345,6 +353,29 @@ def test_variables_that_apptainer_cannot_set_are_refused_there_only() -> None:
     odd = executor(env={"a.b": "x"})
     assert told(odd, Policy(engine="apptainer")) != {}
     assert told(odd, Policy(engine="docker")) == {}
+
+
+STEP = st.sampled_from(["opt", "var", "lib", "root", "home", "u", "d", "*", "a?", "[x]", "\\*"])
+PLACE = st.lists(STEP, min_size=1, max_size=4).map(lambda steps: "/" + "/".join(steps))
+
+
+@given(
+    pattern=PLACE,
+    own=st.lists(PLACE.filter(lambda path: not is_pattern(path)), max_size=2),
+    as_volumes=st.booleans(),
+)
+def test_server_and_runner_agree_on_where_wildcards_may_select(
+    pattern: str, own: list[str], *, as_volumes: bool
+) -> None:
+    assume(is_pattern(pattern))
+    prefix = pattern[:1]
+    directories = [{"path": path, "url": "http://x/", "type": "DIRECTORY"} for path in own]
+    more = {"volumes": own} if as_volumes else {"outputs": directories}
+    output = {"path": pattern, "path_prefix": prefix, "url": "http://x/"}
+    document = request(**{**more, "outputs": [*more.get("outputs", []), output]})
+    made = order.read_order({"job": "j", "engine": {"kind": "docker"}, **document})
+    refused = mounts.impossible(made, mounts.mounts(made, "/tree"))
+    assert (told(document) == {}) == (refused is None)
 
 
 PATTERNS = ("*", "/a/*", "/a?b", "/[ab]", "/[!a]", "/a[^b]c", "/\\\\*", "/a[]]")

@@ -1,14 +1,24 @@
 """The use cases over a store with troubles."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from tesp_api.domain.errors import InvalidRequest, KeyTaken, NoSuchTask, StoreUnreachable
+from tesp_api.admission import FRESH_S, MOST_OWNERS, Admission
+from tesp_api.domain.errors import (
+    InvalidRequest,
+    KeyTaken,
+    NoSuchTask,
+    Overloaded,
+    StoreUnreachable,
+    TooManyTasks,
+)
 from tesp_api.domain.lifecycle import CancelAsked, Claimed, Lost, Started, Succeeded, advance
+from tesp_api.domain.parsing import parse
 from tesp_api.domain.rules import Policy
 from tesp_api.domain.task import DriverId, JobId, Task, TaskId
 from tesp_api.domain.tes import State, View
@@ -164,14 +174,190 @@ async def test_a_store_that_hangs_after_an_outage_is_unreachable(
         await service.get(ANYBODY, ID, View.FULL)
 
 
-async def test_readiness_does_not_wait(
-    service: Service, store: MemoryStore, clock: StillClock
+class StuckStore(MemoryStore):
+    """A store whose writes begin and never end."""
+
+    async def add(self, task: Task) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_a_write_that_hangs_is_given_up_when_the_time_is_over(
+    clock: StillClock, listener: Listener
 ) -> None:
-    await service.ready()
-    store.outages = 1
+    service = Service(
+        store=StuckStore(), dispatch=listener, clock=clock, policy=Policy(),
+        new_id=lambda: ID, hold_s=0.01,
+    )  # fmt: skip
     with pytest.raises(StoreUnreachable):
-        await service.ready()
-    assert clock.passed_s == 0
+        await service.create(ANN, BODY)
+    assert listener.news == 0
+
+
+class SlowStore(MemoryStore):
+    """A store that takes a few turns of the loop for each call."""
+
+    async def add(self, task: Task) -> None:
+        await asyncio.sleep(0)
+        await super().add(task)
+        await asyncio.sleep(0)
+
+    async def count(self, states: frozenset[State], owner: str | None, most: int) -> int:
+        await asyncio.sleep(0)
+        number = await super().count(states, owner, most)
+        await asyncio.sleep(0)
+        return number
+
+
+class WithLimits(Service):
+    """A service with limits, over a store of its own; `clock`, `listener` as elsewhere."""
+
+    def __init__(self, *, queue: int | None = None, per_owner: int | None = None) -> None:
+        self.store, self.listener, self.clock = SlowStore(), Listener(), StillClock()
+        numbers = itertools.count()
+        super().__init__(
+            store=self.store,
+            dispatch=self.listener,
+            clock=self.clock,
+            policy=Policy(),
+            new_id=lambda: TaskId(f"task-{next(numbers)}"),
+            admission=Admission(self.store, self.clock, queue=queue, per_owner=per_owner),
+            hold_s=7,
+        )
+
+
+def ended_in(store: MemoryStore, task_id: TaskId) -> None:
+    for event in (CLAIM, Succeeded(at=BEGINNING)):
+        store.tasks[task_id] = advance(store.tasks[task_id], event)
+
+
+async def test_a_task_beyond_the_queues_limit_is_refused_and_not_kept() -> None:
+    service = WithLimits(queue=2)
+    await service.create(ANN, BODY)
+    await service.create(BOB, BODY)
+    with pytest.raises(Overloaded, match="2 tasks"):
+        await service.create(ANYBODY, BODY)
+    assert (len(service.store.tasks), service.listener.news) == (2, 2)
+
+
+@pytest.mark.parametrize("kept", [0, 7, 30])
+async def test_of_many_at_once_no_more_are_taken_than_the_limit_allows(kept: int) -> None:
+    service = WithLimits(queue=20)
+    for number in range(kept):
+        service.store.tasks[TaskId(f"old-{number}")] = queued(f"old-{number}")
+    results = await asyncio.gather(
+        *(service.create(ANN, BODY) for _ in range(100)), return_exceptions=True
+    )
+    assert sum(isinstance(result, Overloaded) for result in results) == 100 - max(20 - kept, 0)
+    assert len(service.store.tasks) == max(20, kept)
+    assert service.store.calls.count("count") == 1
+
+
+async def test_a_place_in_the_queue_is_free_again_a_moment_after_a_task_left_it() -> None:
+    service = WithLimits(queue=1)
+    first = await service.create(ANN, BODY)
+    service.store.tasks[first] = advance(service.store.tasks[first], CLAIM)
+    await service.clock.sleep(FRESH_S)
+    await service.create(ANN, BODY)
+    with pytest.raises(Overloaded):
+        await service.create(ANN, BODY)
+
+
+async def test_what_other_processes_took_counts_a_moment_later() -> None:
+    service = WithLimits(queue=2)
+    await service.create(ANN, BODY)
+    service.store.tasks[TaskId("theirs")] = queued("theirs")
+    await service.clock.sleep(FRESH_S)
+    with pytest.raises(Overloaded):
+        await service.create(ANN, BODY)
+
+
+async def test_an_owners_unfinished_tasks_are_limited_and_nobody_elses() -> None:
+    service = WithLimits(per_owner=2)
+    first, second = [await service.create(ANN, BODY) for _ in range(2)]
+    service.store.tasks[first] = advance(service.store.tasks[first], CLAIM)
+    with pytest.raises(TooManyTasks, match="2 unfinished tasks"):
+        await service.create(ANN, BODY)
+    for _ in range(5):
+        await service.create(BOB if len(service.store.tasks) < 4 else ANYBODY, BODY)
+    ended_in(service.store, second)
+    await service.clock.sleep(FRESH_S)
+    await service.create(ANN, BODY)
+
+
+async def test_a_full_queue_refuses_also_those_who_have_few_tasks() -> None:
+    service = WithLimits(queue=1, per_owner=5)
+    await service.create(ANN, BODY)
+    with pytest.raises(Overloaded):
+        await service.create(BOB, BODY)
+
+
+async def test_a_request_repeated_with_its_key_is_answered_also_when_all_is_full() -> None:
+    service = WithLimits(queue=1, per_owner=1)
+    first = await service.create(ANN, BODY, "key")
+    assert await service.create(ANN, BODY, "key") == first
+    with pytest.raises(KeyTaken):
+        await service.create(ANN, BODY + b" ", "key")
+    with pytest.raises(Overloaded):
+        await service.create(ANN, BODY, "another key")
+    assert list(service.store.tasks) == [first]
+
+
+async def test_a_write_of_unknown_outcome_needs_one_place() -> None:
+    service = WithLimits(queue=1)
+    service.store.lost_answers = 3
+    await service.create(ANN, BODY)
+    assert len(service.store.tasks) == 1
+
+
+async def test_a_refused_or_failed_write_gives_its_place_back_with_the_next_count() -> None:
+    service = WithLimits(queue=1)
+    await service.create(ANN, BODY, "key")
+    ended_in(service.store, next(iter(service.store.tasks)))
+    await service.clock.sleep(FRESH_S)
+    with pytest.raises(KeyTaken):
+        await service.create(ANN, BODY + b" ", "key")
+    await service.clock.sleep(FRESH_S)
+    await service.create(ANN, BODY)
+
+
+@pytest.mark.parametrize("outages", [10**6, 20])
+async def test_10_10_counting_and_writing_share_one_time_limit(outages: int) -> None:
+    service = WithLimits(queue=1)
+    service.store.outages = outages
+    await asyncio.gather(service.create(ANN, BODY), return_exceptions=True)
+    assert service.clock.passed_s <= 7
+    assert len(service.store.tasks) == (0 if outages > 20 else 1)
+
+
+async def test_owners_of_the_past_are_not_remembered_for_ever() -> None:
+    admission = Admission(MemoryStore(), StillClock(), queue=None, per_owner=1)
+    for number in range(MOST_OWNERS + 10):
+        await admission.place(str(number))
+    assert len(admission._owners) <= MOST_OWNERS
+
+
+async def test_a_task_removed_while_its_request_is_repeated_is_made_anew(
+    service: Service, store: MemoryStore
+) -> None:
+    class Forgetful(MemoryStore):
+        async def get(self, task_id: TaskId) -> Task | None:
+            found = await super().get(task_id)
+            if self.calls.count("get") == 1:
+                del self.tasks[task_id]
+                return None
+            return found
+
+    forgetful = Forgetful()
+    service._store = forgetful
+    task_id = await service.create(ANN, BODY, "key")
+    assert list(forgetful.tasks) == [task_id]
+
+
+def queued(name: str) -> Task:
+    return Task(
+        id=TaskId(name), request=parse(BODY, Policy(), None), state=State.QUEUED,
+        created_at=BEGINNING,
+    )  # fmt: skip
 
 
 async def existing(service: Service, store: MemoryStore, *events: Any) -> Task:

@@ -11,10 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tesp_api.domain.tes import State, View
-from tesp_api.ports import Query
+from tesp_api.ports import Page, Query
 from tesp_api.store import sqlite_reads, sqlite_writes
 from tesp_api.store.rows import Row
-from tesp_api.store.sqlite_pages import Filter, Sql, choose, count, few_of, filters, statement
+from tesp_api.store.sqlite_pages import (
+    Filter,
+    Sql,
+    choose,
+    count,
+    few_of,
+    filters,
+    oldest,
+    statement,
+)
 from tesp_api.store.sqlite_schema import SCHEMA
 
 FILTERS: Mapping[str, Any] = {
@@ -123,13 +132,13 @@ def test_a_page_is_the_same_whatever_leads(
     query = query_of(names, before=before, limit=limit)
     rows = list(enumerate(filled, start=1))[::-1]
     seqs = [seq for seq, one in rows if matches(one, query) and (before is None or seq < before)]
-    wanted = ",".join(map(str, seqs[: limit + 1])) or None
+    walked = seqs[: limit + 1]
+    rendered = [filled[seq - 1].full for seq in walked]
     for lead in leads(query):
         sql = statement(query, lead)
-        found, documents = db.execute(sql.text, sql.values).fetchone()
-        assert found == wanted
-        rendered = [filled[seq - 1].full for seq in seqs[: limit + 1]]
-        assert (documents or b"") == b"\n".join(rendered)
+        number, documents, _ = db.execute(sql.text, sql.values).fetchone()
+        assert number == len(walked)
+        assert (documents or b"") == b",\n".join(rendered)
 
 
 def matches(one: Row, query: Query) -> bool:
@@ -202,6 +211,7 @@ def test_a_single_filter_is_not_counted() -> None:
         (sqlite_reads._TASK, ("x",)),
         *((text, ("x",)) for text in sqlite_reads._DOCUMENT.values()),
         (sqlite_writes._HOLDERS, ()),
+        (oldest("x", "y").text, ("x", "y")),
     ],
 )
 def test_the_other_questions_are_answered_by_an_index(
@@ -211,11 +221,38 @@ def test_the_other_questions_are_answered_by_an_index(
     assert not reads_everything(lines), lines
 
 
-@given(st.lists(st.binary(max_size=2000).map(lambda one: one.replace(b"\n", b"")), min_size=1))
-def test_a_text_is_divided_into_its_lines(given_lines: list[bytes]) -> None:
-    assert sqlite_reads.lines(b"\n".join(given_lines), len(given_lines)) == given_lines
-    long = [one + b"x" * 1000 for one in given_lines]
-    assert sqlite_reads.lines(b"\n".join(long), len(long)) == long
+TASKS = st.lists(st.binary(min_size=1).map(lambda one: one.replace(b"\n", b"") or b"x"))
+
+
+@given(st.lists(TASKS.filter(bool)))
+def test_a_page_of_runs_is_the_page_of_its_tasks(runs: list[list[bytes]]) -> None:
+    tasks = [task for run in runs for task in run]
+    page = Page(documents=[Page.between.join(run) for run in runs], next_before=None)
+    assert page.each == tasks
+    assert page.joined == Page(documents=tasks, next_before=None).joined
+
+
+def test_the_next_page_begins_where_this_one_ends_unless_a_task_is_gone(
+    db: sqlite3.Connection, filled: Sequence[Row]
+) -> None:
+    def found() -> list[int]:
+        sql = oldest(further=filled[6].id, last=filled[7].id)
+        return [seq for (seq,) in db.execute(sql.text, sql.values)]
+
+    assert found() == [7]
+    db.execute("UPDATE task SET seq = 999 WHERE seq = 7")
+    assert found() == []
+    db.execute("DELETE FROM task WHERE seq = 999")
+    assert found() == []
+
+
+def test_a_page_tells_that_nothing_is_canceling_unless_something_is(
+    db: sqlite3.Connection, filled: Sequence[Row]
+) -> None:
+    query = query_of([])
+    assert sqlite_reads.page(db, query).lacks == {State.CANCELING}
+    db.execute("UPDATE task SET state = 'CANCELING' WHERE seq = 7")
+    assert sqlite_reads.page(db, query).lacks == frozenset()
 
 
 @pytest.mark.parametrize("limit", [1, 256, 2047])

@@ -266,11 +266,27 @@ async def test_a_locked_file_is_weather_for_writes_and_nothing_for_reads(
     with pytest.raises(StoreUnreachable, match="locked"):
         await store.add(new_task("b"))
     assert await store.get(TaskId("a")) is not None
-    assert len((await store.page(Query(view=View.FULL, limit=5))).documents) == 1
+    assert len((await store.page(Query(view=View.FULL, limit=5))).each) == 1
     other.execute("ROLLBACK")
     other.close()
     await store.add(new_task("b"))
     assert len(await store.queued(5)) == 2
+
+
+async def test_what_was_given_up_while_the_file_was_locked_does_not_take_place(path: Path) -> None:
+    store = SqliteStore(path, patience_s=10)
+    await store.open()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    given_up, *others = (asyncio.ensure_future(store.add(new_task(name))) for name in "abc")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await given_up
+    other.execute("ROLLBACK")
+    other.close()
+    await asyncio.gather(*others)
+    assert [task.id for task in await store.queued(5)] == ["b", "c"]
+    await store.close()
 
 
 async def test_a_file_locked_at_the_start_is_weather(path: Path) -> None:
@@ -327,8 +343,8 @@ async def test_a_page_too_large_to_hold_is_cut_short(store: SqliteStore) -> None
     query, seen = Query(view=View.FULL, limit=10), 0
     while True:
         page = await store.page(query)
-        assert 0 < len(page.documents) < 10
-        seen += len(page.documents)
+        assert 0 < len(page.each) < 10
+        seen += len(page.each)
         if page.next_before is None:
             break
         query = Query(view=View.FULL, limit=10, before=page.next_before)

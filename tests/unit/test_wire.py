@@ -101,15 +101,16 @@ def test_a_submission_sets_up_the_job_and_holds_nothing_of_the_task() -> None:
     assert "#" not in COMMAND, "what comes after it in Pulsar's script would be lost"
 
 
+@pytest.mark.parametrize("small", [False, True])
 @pytest.mark.parametrize("python", interpreters())
 def test_a_parcel_runs_on_any_python_of_a_node_and_tells_of_its_job(
-    python: str, tmp_path: Path
+    python: str, tmp_path: Path, *, small: bool
 ) -> None:
     for name in ("inputs", "outputs", "working", "metadata"):
         (tmp_path / name).mkdir()
     order = {"version": 1, "mode": "unheard of", "task": "a", "job": JOB, "ü": "\u2028\ud800"}
     parcel = tmp_path / "inputs" / PARCEL
-    parcel.write_bytes(Parcels().pack(order))
+    parcel.write_bytes(Parcels(small=small).pack(order))
     command = COMMAND.replace("python3", python, 1)
     ran = subprocess.run(
         ["bash", "-c", command],
