@@ -17,7 +17,7 @@ from tesp_api.domain.errors import Misconfigured, StoreUnreachable
 from tesp_api.local import engines, example
 from tesp_api.local.own_pulsar import OwnPulsar
 from tesp_api.settings import Settings, load, masked, table
-from tesp_api.tesp_api import Server, build, configure_log, make_store
+from tesp_api.tesp_api import Server, build, configure_log, make_runner, make_store
 
 SHUTDOWN_S: Final = 10
 STARTED_POLL_S: Final = 0.02
@@ -153,10 +153,19 @@ async def _run(chosen: argparse.Namespace) -> int:
     async with contextlib.AsyncExitStack() as stack:
         await pulsar.start()
         stack.push_async_callback(pulsar.stop)
-        version = await pulsar.wait_until_up(server.runner)
+        version = await _version(settings, pulsar)
         base = f"http://localhost:{chosen.port}"
         _introduce(base, data, f"{pulsar.url}, version {version}, log {pulsar.log}", choice)
         return await _serve_example(_http_server(settings, server), listening, files, chosen.once)
+
+
+async def _version(settings: Settings, pulsar: OwnPulsar) -> str:
+    """Wait for our Pulsar. The server's own way there opens only once it serves."""
+    runner = make_runner(settings)
+    try:
+        return await pulsar.wait_until_up(runner)
+    finally:
+        await runner.close()
 
 
 async def _choose_engine() -> engines.Choice:

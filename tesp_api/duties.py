@@ -35,12 +35,16 @@ from tesp_api.ports import Clock, JobRunner, Phase, Sighting, Traces
 
 OVER: Final = frozenset({Phase.ENDED, Phase.FAILED, Phase.KILLED, Phase.UNKNOWN})
 """Phases from which Pulsar itself starts nothing more."""
-WAITS: Final = frozenset({Phase.SET_UP, Phase.WAITING})
 CONFIRM_LOST_S: Final = 2.0
 """Pulsar may say `lost` for a moment; it has to say so for this long."""
 RESUBMIT_S: Final = 30.0
 KILL_AGAIN_S: Final = 15.0
 """A kill may meet a job that is just being started, and miss it."""
+QUIET: Final = frozenset({Phase.WAITING, Phase.RUNNING})
+"""Phases in which there is nothing to do but wait."""
+STAYS_SET_UP_S: Final = 5.0
+"""A job that Pulsar calls set up for so long after its id was taken and killed has lost its files:
+Pulsar has known its id all along, and starts nothing under it."""
 REAP_AGAIN_S: Final = 30.0
 """After the first failed reaper; after the second four times that, and so on in squares."""
 WATCHDOG_S: Final = 15.0
@@ -50,9 +54,9 @@ LATE_START_S: Final = 3.0
 after this does no trace of a runner mean that there is none."""
 MOST_SIGNINGS: Final = 5
 """How often URLs are signed anew for jobs that begin only after the signatures have ended."""
-BLINK_S: Final = 5.0
-"""A job that was still waiting, and so shortly afterwards is lost with all its files, has not run:
-looks are never further apart unless this process stood still or was not there."""
+BLINK_SHARE: Final = 0.25
+"""A job that was seen waiting, and was lost with all its files within this share of the time it had
+waited so far, has not run: looks are that near together unless nobody could look."""
 PULSE_SHARE: Final = 0.1
 """The runner's own word is read first after this share of the silence that is borne, then more
 seldom, at last as often as the silence lasts."""
@@ -93,10 +97,10 @@ class Drive:
     """A look that no step has acted on yet."""
     phase: Phase | None = None
     phase_since: float = 0.0
-    idle_at: float = float("-inf")
-    """When the job was last seen at Pulsar without running."""
-    unseen_s: float = float("inf")
-    """How long before Pulsar was first found not to know it that was."""
+    waiting: tuple[float, float] | None = None
+    """When the job was first and last seen waiting at Pulsar."""
+    never_ran: bool = False
+    """Whether Pulsar lost it so soon after it was seen waiting that it cannot have run."""
     pulse: str | None = None
     pulse_since: float | None = None
     pulse_checked: float = 0.0
@@ -117,16 +121,17 @@ class Drive:
             self.subject, self.state = subject, None
             self.job = self.seen = self.phase = self.pulse = self.pulse_since = None
             self.killed_at = self.why = self.reaping = None
-            self.idle_at, self.unseen_s = float("-inf"), float("inf")
+            self.waiting, self.never_ran = None, False
         if task.state is not self.state:
             self.state, self.since = task.state, now
 
     def saw(self, phase: Phase, now: float) -> None:
         """Remember what Pulsar says and since when."""
-        if phase in WAITS:
-            self.idle_at, self.unseen_s = now, float("inf")
-        elif phase is Phase.UNKNOWN:
-            self.unseen_s = min(self.unseen_s, now - self.idle_at)
+        if phase is Phase.WAITING:
+            self.waiting = (self.waiting or (now, now))[0], now
+        elif phase is Phase.UNKNOWN and phase is not self.phase and self.killed_at is None:
+            first, last = self.waiting or (now, now)
+            self.never_ran = now - last < BLINK_SHARE * (last - first)
         if phase is not self.phase:
             self.phase, self.phase_since = phase, now
 
@@ -179,7 +184,7 @@ class Duties:
         One call to Pulsar and none to the store: the common case of a running task. What is new
         is kept for the step that follows.
         """
-        if drive.job is None or drive.phase in OVER or self._pulse_due(drive):
+        if drive.job is None or drive.phase not in QUIET or self._pulse_due(drive):
             return False
         seen = await self._runner.look(drive.job)
         drive.seen = None if seen.phase is drive.phase else seen
@@ -206,12 +211,18 @@ class Duties:
         drive.saw(seen.phase, self._clock.monotonic())
         return await self._on_phase[seen.phase](task, drive, seen)
 
-    async def _on_set_up(self, task: Task, drive: Drive, _seen: Sighting) -> None:
-        """Pulsar has the files but not the submit; it is safe to repeat."""
+    async def _on_set_up(self, task: Task, drive: Drive, _seen: Sighting) -> Task | None:
+        """Pulsar has the files but not the submit; it is safe to repeat, unless the job ran.
+
+        Pulsar says so too of a job whose directory was removed: it made a new one for the end.
+        """
+        if task.state is State.RUNNING and _job(task).purpose is Purpose.RUN:
+            return await self._mourn(task, drive, "Pulsar has lost its files")
         if self._clock.monotonic() - drive.phase_since > RESUBMIT_S:
             job = _job(task)
             await self._runner.start(job.id, await self._orders.of(task, job))
             drive.phase_since = self._clock.monotonic()
+        return None
 
     async def _on_waiting(self, _task: Task, _drive: Drive, _seen: Sighting) -> None:
         return None
@@ -303,9 +314,10 @@ class Duties:
         buried = await self._bury(task, drive)
         if not isinstance(buried, Traces):
             return buried
-        job = _job(task)
-        if report := unframe(buried.report or "", job.id):
+        report = unframe(buried.report or "", _job(task).id)
+        if report and not (report.outcome is Verdict.EXECUTOR_ERROR and _reapers(task)):
             return await self._judge(task, report)
+        # No report; or the program was ended by our own reaper, which is no fault of its own.
         return lifecycle.advance(task, self._obituary(task, drive, buried))
 
     def _obituary(self, task: Task, drive: Drive, traces: Traces) -> Event:
@@ -351,7 +363,8 @@ class Duties:
             await self._runner.kill(job.id)
             drive.killed_at = self._clock.monotonic()
         for_s = self._clock.monotonic() - drive.killed_at
-        if (await self._runner.look(job.id)).phase not in OVER:
+        phase = (await self._runner.look(job.id)).phase
+        if phase not in OVER and not (phase is Phase.SET_UP and for_s > STAYS_SET_UP_S):
             if for_s > KILL_AGAIN_S:
                 drive.killed_at = None
             return None
@@ -465,10 +478,11 @@ def _is_at_rest(task: Task, traces: Traces) -> bool:
     """Whether the runner left nothing.
 
     Its watchdog is up before the first container is asked for. So no trace of one is proof, unless
-    the traces themselves were lost, which is when there is a reaper.
+    the traces themselves were lost: with the job, which is when there is a reaper, or under a job
+    that was seen running.
     """
     if traces.watch is None:
-        return not _reapers(task)
+        return task.state is not State.RUNNING and not _reapers(task)
     return traces.watch.startswith("reaped")
 
 
@@ -480,7 +494,7 @@ def _executors_begun(task: Task, drive: Drive, traces: Traces) -> str:
     """
     if traces.journal is None:
         lost = traces.watch is None and bool(_reapers(task))
-        if lost and (task.state is State.RUNNING or drive.unseen_s > BLINK_S):
+        if lost and (task.state is State.RUNNING or not drive.never_ran):
             return "Nobody can tell whether an executor had started"
         return ""
     events = (_event(line) for line in traces.journal.splitlines())
