@@ -1,10 +1,12 @@
 """What the HTTP face costs over bare ASGI that answers the same bytes from the same store.
 
-Both run under uvicorn, each in a process of its own, and are asked by turns, so that a busy machine
-slows both. Printed are the server's CPU time for a request and its ratio to the floor: the least of
-the rounds, since what others do on the machine only ever adds.
+All run under uvicorn, each in a process of its own, and are asked by turns, in an order that
+changes from round to round. Printed is the median over the rounds: of the server's CPU time for a
+request, and of its ratio to the floor's in the same round. What others do on the machine changes
+what a request costs by half, but alike for those that are asked one after the other. A process is a
+twentieth faster or slower than its like for all its life, so there are several sets of them.
 
-    python -m benchmarks.http_face [--requests 2000] [--rounds 5]
+    python -m benchmarks.http_face [--requests 640] [--rounds 15] [--sets 3]
 """
 
 import argparse
@@ -16,12 +18,13 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from statistics import median
+from typing import Any, Final, TypeAlias
 
 import uvicorn
 import uvloop
@@ -34,12 +37,21 @@ from tesp_api.domain.rules import Policy
 from tesp_api.domain.task import Task, TaskId
 from tesp_api.domain.tes import State, TaskRequest, View
 from tesp_api.ports import Query, TaskStore
+from tesp_api.readiness import Readiness
 from tesp_api.service import Service
 from tesp_api.store.sqlite import SqliteStore
 
+Cost: TypeAlias = tuple[float, float]
+"""CPU and wall microseconds for a request."""
+Costs: TypeAlias = Mapping[str, Sequence[Cost]]
+"""Round by round, of each kind of server."""
 CONNECTIONS: Final = 32
 STORED: Final = 2100
 SERVERS: Final = ("floor", "open", "basic")
+KEEP_ALIVE_S: Final = 120
+"""Longer than a server waits for its turn."""
+TURNS: Final = ("open", "floor", "basic")
+"""The order of a round, and backwards of the next: both are asked next to the floor."""
 BODY: Final = json.dumps(
     {
         "name": "a task of a kilobyte and a half",
@@ -75,14 +87,14 @@ class Case:
 
 CASES: Final = (
     Case("GET one, FULL", "/tasks/ID?view=FULL"),
-    Case("list 2047 MINIMAL", "/tasks?page_size=2047&view=MINIMAL", weight=20),
-    Case("list 256 FULL", "/tasks?page_size=256&view=FULL", weight=20),
+    Case("list 2047 MINIMAL", "/tasks?page_size=2047&view=MINIMAL", weight=10),
+    Case("list 256 FULL", "/tasks?page_size=256&view=FULL", weight=10),
     Case("POST", "/tasks", BODY, weight=2),
 )
 
 
 class Surroundings:
-    """The ports that matter least here: a clock, and a dispatcher that leaves tasks alone."""
+    """A clock, a dispatcher that leaves tasks alone, and as much of a runner as is asked here."""
 
     def now(self) -> datetime:
         """Return the moment."""
@@ -101,6 +113,10 @@ class Surroundings:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await event.wait()
+
+    async def ping(self) -> str:
+        """Return a version."""
+        return ""
 
     def new_task(self) -> None:
         """Do nothing."""
@@ -150,7 +166,7 @@ class Floor:
             return b'{"id":"%b"}' % task.id.encode()
         size, view = (pair.split("=")[1] for pair in scope["query_string"].decode().split("&"))
         page = await self._store.page(Query(view=View(view), limit=int(size)))
-        return b'{"tasks":[%b]}' % b",".join(page.documents)
+        return b'{"tasks":[%b]}' % page.joined
 
 
 def application(kind: str, store: TaskStore, task_id: TaskId, document: bytes) -> ASGIApp:
@@ -163,7 +179,8 @@ def application(kind: str, store: TaskStore, task_id: TaskId, document: bytes) -
     info = ServiceInfo(
         id="x", name="x", version="0", organization_name="x", organization_url="http://x"
     )
-    return create_app(service, guard, info)
+    readiness = Readiness({}, around)
+    return create_app(service, guard, info, readiness)
 
 
 async def serve(kind: str, path: str, pipe: Connection) -> None:
@@ -174,7 +191,10 @@ async def serve(kind: str, path: str, pipe: Connection) -> None:
     await asyncio.gather(*map(store.add, tasks))
     document = await store.document(tasks[0].id, View.FULL, None) or b""
     app = application(kind, store, tasks[0].id, document)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+    config = uvicorn.Config(
+        app, log_level="warning", lifespan="off", timeout_keep_alive=KEEP_ALIVE_S
+    )
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve([listener]))
         pipe.send((listener.getsockname()[1], tasks[0].id))
@@ -215,66 +235,111 @@ def running(kinds: Sequence[str]) -> Iterator[dict[str, Server]]:
             near, far = spawn.Pipe()
             process = spawn.Process(target=run_server, args=(kind, f"{directory}/{kind}.db", far))
             process.start()
+            far.close()  # so that its death is heard of
             stack.callback(process.join)
             stack.callback(near.send, False)
             found[kind] = Server(near, *near.recv())
         yield found
 
 
-async def ask(port: int, request: bytes, times: int) -> None:
+Line: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+"""A connection, kept for all rounds: what it costs to make one is no part of a request."""
+
+
+@contextlib.asynccontextmanager
+async def lines(port: int) -> AsyncIterator[Sequence[Line]]:
+    """Connect `CONNECTIONS` times."""
+    made = [
+        await asyncio.open_connection("127.0.0.1", port, limit=2**22) for _ in range(CONNECTIONS)
+    ]
+    try:
+        yield made
+    finally:
+        for _, writer in made:
+            writer.close()
+
+
+async def ask(line: Line, request: bytes, times: int) -> None:
     """Send the request `times` times over one connection, each after an answer."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
+    reader, writer = line
     for _ in range(times):
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         length = head.lower().split(b"content-length:")[1].split(b"\r\n")[0]
         await reader.readexactly(int(length))
-    writer.close()
-    await writer.wait_closed()
 
 
-async def ask_all(port: int, request: bytes, times: int) -> None:
-    """Send the request `times` times over each connection."""
-    await asyncio.gather(*(ask(port, request, times) for _ in range(CONNECTIONS)))
-
-
-def measure(server: Server, case: Case, requests: int) -> tuple[float, float]:
-    """Return CPU and wall microseconds for one request."""
+async def measure(server: Server, lines: Sequence[Line], case: Case, requests: int) -> Cost:
+    """Return what a request costs."""
     head = (
         f"{'POST' if case.body else 'GET'} /v1{case.target} HTTP/1.1\r\n"
         "Host: localhost\r\nAuthorization: Basic dXNlcjpwYXNz\r\nAccept: */*\r\nUser-Agent: x\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(case.body)}\r\n\r\n"
     )
     request = head.replace("ID", server.task_id).encode() + case.body
-    times = max(1, requests // case.weight // CONNECTIONS)
+    times = max(1, requests // case.weight // len(lines))
     cpu, wall = server.cpu_s(), time.perf_counter()
-    asyncio.run(ask_all(server.port, request, times))
-    scale = 1e6 / (times * CONNECTIONS)
+    await asyncio.gather(*(ask(line, request, times) for line in lines))
+    scale = 1e6 / (times * len(lines))
     return (server.cpu_s() - cpu) * scale, (time.perf_counter() - wall) * scale
+
+
+async def take_turns(
+    servers: Mapping[str, Server], case: Case, requests: int, rounds: int
+) -> Costs:
+    """Return what a request costs each server in each round."""
+    seen: dict[str, list[Cost]] = {kind: [] for kind in servers}
+    async with contextlib.AsyncExitStack() as stack:
+        made = {
+            kind: await stack.enter_async_context(lines(server.port))
+            for kind, server in servers.items()
+        }
+        for turn in range(rounds):
+            for kind in TURNS[:: 1 if turn % 2 else -1]:
+                seen[kind].append(await measure(servers[kind], made[kind], case, requests))
+    return seen
+
+
+def all_costs(requests: int, rounds: int, sets: int) -> Mapping[Case, Costs]:
+    """Return what each case costs each kind of server in all rounds with all sets of servers."""
+    found: dict[Case, dict[str, list[Cost]]] = {
+        case: {kind: [] for kind in SERVERS} for case in CASES
+    }
+    for _ in range(sets):
+        with running(SERVERS) as servers:
+            for case, costs in found.items():
+                seen = asyncio.run(take_turns(servers, case, requests, rounds))
+                for kind in SERVERS:
+                    costs[kind] += seen[kind]
+    return found
+
+
+def report(case: Case, seen: Costs) -> str:
+    """Return the line of a case."""
+    cpu = {kind: [one for one, _ in costs] for kind, costs in seen.items()}
+    wall = {kind: [one for _, one in costs] for kind, costs in seen.items()}
+    costs = "".join(f"{median(cpu[kind]):9.0f}" for kind in SERVERS)
+    ratios = "".join(f"{ratio(cpu[kind], cpu['floor']):8.2f}" for kind in ("open", "basic"))
+    return f"{case.name:20}{costs}{ratios}{100 * ratio(wall['floor'], wall['open']):8.0f}%"
+
+
+def ratio(ones: Sequence[float], others: Sequence[float]) -> float:
+    """Return how much the one costs of the other, round by round."""
+    return median(one / other for one, other in zip(ones, others, strict=True))
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--requests", type=int, default=640)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--sets", type=int, default=3)
     options = parser.parse_args()
     print(f"{'':20}{'floor':>9}{'open':>9}{'basic':>9}{'open':>8}{'basic':>8}{'open':>9}")
     print(f"{'':20}{'µs CPU':>9}{'µs CPU':>9}{'µs CPU':>9}{'ratio':>8}{'ratio':>8}{'req/s %':>9}")
-    with running(SERVERS) as servers:
-        for case in CASES:
-            seen: dict[str, list[tuple[float, float]]] = {kind: [] for kind in SERVERS}
-            for _ in range(options.rounds):
-                for kind, server in servers.items():
-                    seen[kind].append(measure(server, case, options.requests))
-            cpu = {kind: min(c for c, _ in seen[kind]) for kind in SERVERS}
-            wall = {kind: min(w for _, w in seen[kind]) for kind in SERVERS}
-            print(
-                f"{case.name:20}{cpu['floor']:9.0f}{cpu['open']:9.0f}{cpu['basic']:9.0f}"
-                f"{cpu['open'] / cpu['floor']:8.2f}{cpu['basic'] / cpu['floor']:8.2f}"
-                f"{100 * wall['floor'] / wall['open']:8.0f}%"
-            )
+    for case, costs in all_costs(options.requests, options.rounds, options.sets).items():
+        print(report(case, costs))
 
 
 if __name__ == "__main__":

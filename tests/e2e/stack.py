@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,11 +15,23 @@ from typing import Any, Final
 import httpx
 
 from tesp_api.local.own_pulsar import free_port
+from tests.amqp_pulsars import AmqpPulsar
+from tests.needs import missing, need
 from tests.pulsars import HOST, LivePulsar, processes_of, until
 
 ENGINES: Final = ("docker", "podman", "apptainer", "host")
 COMPONENT: Final = {"host": "userns"}
 """What an engine needs where it is not called like the engine."""
+TRANSPORT: Final = os.environ.get("TESP_TEST_TRANSPORT", "rest")
+"""How Pulsar is reached unless a test says it: the variable has the whole set go by amqp."""
+TRANSPORTS: Final = tuple(dict.fromkeys((TRANSPORT, "amqp")))
+WAYS: Final = (
+    *((engine, TRANSPORT) for engine in ENGINES),
+    *((engine, "amqp") for engine in ("docker", "host") if TRANSPORT != "amqp"),
+)
+"""Each engine, and how its Pulsar is reached."""
+SERVERS: Final = 8
+"""Most servers of one Pulsar by messages."""
 IMAGE: Final = "ubuntu:20.04"
 ENDS: Final = frozenset({"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED"})
 Json = dict[str, Any]
@@ -88,7 +101,15 @@ class Api:
     def tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
 
+    def speak_as(self, token: str) -> None:
+        """Send that bearer token from now on."""
+        self._http.headers["Authorization"] = f"Bearer {token}"
+
     # --- TES ---
+
+    def answer(self, task: Mapping[str, Any]) -> httpx.Response:
+        """Return the answer to a task that may be refused."""
+        return self._http.post("/tasks", json=task)
 
     def post(self, task: Mapping[str, Any]) -> str:
         answer = self._http.post("/tasks", json=task)
@@ -131,8 +152,24 @@ class Api:
         assert self._process is not None
         assert self._process.poll() is None, self.tail()
         with contextlib.suppress(httpx.TransportError):
-            return self._http.get("/service-info").status_code == 200
+            return self._http.get("/service-info").status_code in (200, 401)
         return False
+
+
+class Messenger(AmqpPulsar):
+    """A Pulsar behind the session's broker. Each server has one of its managers for itself."""
+
+    def __init__(self, directory: Path) -> None:
+        names = [f"m{secrets.token_hex(4)}" for _ in range(SERVERS)]
+        super().__init__(directory, os.environ["TESP_TEST_AMQP_URL"], managers=names)
+        self._free = iter(names)
+
+    def settings(self) -> dict[str, str]:
+        """Return what one more server needs to know."""
+        return {
+            "TESP_PULSAR__AMQP_URL": self.amqp_url,
+            "TESP_PULSAR__MANAGER": next(self._free),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +177,14 @@ class Stack:
     """A server, its Pulsar, and the directory that tasks may reach by `file://`."""
 
     engine: str
+    transport: str
     pulsar: LivePulsar
     api: Api
     files: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine}-{self.transport}"
 
     def left_of(self, *task_ids: str) -> list[str]:
         """Name whatever of the tasks is still on the node: containers, processes, directories."""
@@ -161,29 +203,44 @@ class Stack:
         self.pulsar.stop()
 
 
-def begin_stack(directory: Path, engine: str, **settings: str) -> Stack:
+def begin_stack(directory: Path, engine: str, transport: str = TRANSPORT, **settings: str) -> Stack:
     """Start both without waiting for them; `settings` are further TESP_… variables."""
     files = directory / "files"
     files.mkdir(parents=True)
-    pulsar = LivePulsar(directory / "pulsar")
+    pulsar = _pulsar(transport, directory / "pulsar")
     pulsar.begin()
     api = Api(directory / "api", {**environment(engine, pulsar, files), **settings})
     api.begin()
-    return Stack(engine=engine, pulsar=pulsar, api=api, files=files)
+    return Stack(engine=engine, transport=transport, pulsar=pulsar, api=api, files=files)
+
+
+def _pulsar(transport: str, directory: Path) -> LivePulsar:
+    if transport == "rest":
+        return LivePulsar(directory)
+    need("rabbitmq")
+    return Messenger(directory)
 
 
 def environment(engine: str, pulsar: LivePulsar, files: Path) -> dict[str, str]:
-    """Return the settings that all tests share; leases and time-outs are short for the restarts."""
+    """Return the settings that all tests share, for one server.
+
+    Leases and time-outs are short for the restarts.
+    """
     return {
         "CONTAINER_TYPE": engine,
         **_engine_settings(engine),
-        "TESP_PULSAR__URL": pulsar.url,
-        "TESP_PULSAR__PRIVATE_TOKEN": pulsar.token,
+        **_pulsar_settings(pulsar),
         "TESP_PULSAR__MAX_JOBS": "8",
         "TESP_PULSAR__CLIENT_TIMEOUT": "10",
         "TESP_DISPATCH__LEASE_S": "5",
         "TESP_STORAGE__FILE__ROOTS": str(files),
     }
+
+
+def _pulsar_settings(pulsar: LivePulsar) -> dict[str, str]:
+    if isinstance(pulsar, Messenger):
+        return pulsar.settings()
+    return {"TESP_PULSAR__URL": pulsar.url, "TESP_PULSAR__PRIVATE_TOKEN": pulsar.token}
 
 
 def _engine_settings(engine: str) -> dict[str, str]:
@@ -196,6 +253,11 @@ def _engine_settings(engine: str) -> dict[str, str]:
         roots = os.environ.get("TESP_TEST_APPTAINER_IMAGE_ROOT", "")
         return {"TESP_CONTAINER__IMAGE_ROOTS": roots}
     return {}
+
+
+def fastest() -> str:
+    """Return the engine that starts fastest here, for what does not depend on the engine."""
+    return "host" if missing("userns") is None else "docker"
 
 
 def containers_of(*task_ids: str) -> list[str]:

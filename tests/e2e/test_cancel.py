@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.e2e.conftest import Stacks
-from tests.e2e.stack import COMPONENT, ENGINES, Api, Stack, environment, shell, task
+from tests.e2e.stack import COMPONENT, WAYS, Api, Stack, environment, shell, task
 from tests.e2e.web import Web
 from tests.needs import missing, need
 from tests.pulsars import until
@@ -31,27 +31,30 @@ class Canceled:
 
 @pytest.fixture(scope="module")
 def canceled(stacks: Stacks, web: Web) -> Mapping[tuple[str, str], Canceled]:
-    """Cancel in all engines, so that all tests share one wait."""
-    here = [one for one in ENGINES if missing(COMPONENT.get(one, one)) is None]
+    """Cancel in all engines and ways, so that all tests share one wait."""
+    here = [stacks(*way) for way in WAYS if _lacking(*way) is None]
     found: dict[tuple[str, str], Canceled] = {}
-    for engine in here:
+    for stack in here:
         for delay, moment in zip(DELAYS_MS, MOMENTS, strict=False):
-            stack = stacks(engine)
             early = stack.api.post(task("sleep", "300"))
             time.sleep(delay / 1000)
             assert stack.api.cancel(early).status_code == 200
-            found[engine, moment] = Canceled(stack, early)
-    for engine in here:
-        stack = stacks(engine)
-        url = web.offer(f"/canceled/{engine}", b"")
+            found[stack.name, moment] = Canceled(stack, early)
+    for stack in here:
+        url = web.offer(f"/canceled/{stack.name}", b"")
         running = stack.api.post(
             shell("sleep 300 & sleep 300", inputs=[{"path": "/in/mark", "url": url}])
         )
         stack.api.wait(running, {"RUNNING"})
         until(lambda: _executes(stack, running), 30, lambda: "its executor does not start")  # noqa: B023
         assert stack.api.cancel(running).status_code == 200
-        found[engine, RUNNING] = Canceled(stack, running)
+        found[stack.name, RUNNING] = Canceled(stack, running)
     return found
+
+
+def _lacking(engine: str, transport: str) -> str | None:
+    broker = missing("rabbitmq") if transport == "amqp" else None
+    return missing(COMPONENT.get(engine, engine)) or broker
 
 
 def _executes(stack: Stack, task_id: str) -> bool:
@@ -65,29 +68,32 @@ def later(canceled: Mapping[tuple[str, str], Canceled]) -> list[str]:
     for one in canceled.values():
         one.stack.api.wait(one.id, {"CANCELED"})
     since = time.monotonic()
-    by_engine: dict[str, tuple[Stack, list[str]]] = {}
+    by_way: dict[str, tuple[Stack, list[str]]] = {}
     for one in canceled.values():
-        by_engine.setdefault(one.stack.engine, (one.stack, []))[1].append(one.id)
-    for stack, ids in by_engine.values():
+        by_way.setdefault(one.stack.name, (one.stack, []))[1].append(one.id)
+    for stack, ids in by_way.values():
         stack.wait_until_nothing_is_left(*ids)
     seen: list[str] = []
     while time.monotonic() - since < LATER_S:
         time.sleep(1)
-        for stack, ids in by_engine.values():
+        for stack, ids in by_way.values():
             seen += stack.left_of(*ids)
     return seen
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
 def test_nothing_is_left_of_a_task_nor_comes_later_when_it_is_canceled(
-    engine: str,
+    way: tuple[str, str],
     moment: str,
     canceled: Mapping[tuple[str, str], Canceled],
     later: list[str],
 ) -> None:
+    engine, transport = way
     need(COMPONENT.get(engine, engine))
-    one = canceled[engine, moment]
+    if transport == "amqp":
+        need("rabbitmq")
+    one = canceled["-".join(way), moment]
 
     assert [trace for trace in later if one.id in trace] == []
     assert one.stack.left_of(one.id) == []

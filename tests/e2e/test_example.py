@@ -1,4 +1,4 @@
-"""The first example of the reference's README, word for word but for its host, in every engine."""
+"""The first example of the reference's README, word for word but for its host, everywhere."""
 
 import hashlib
 
@@ -44,6 +44,7 @@ def test_the_first_example_is_complete_with_the_right_checksum(stack: Stack, web
     assert attempt["start_time"] <= executor["start_time"] <= executor["end_time"]
     assert attempt["metadata"]["engine"].startswith(stack.engine)
     assert attempt["metadata"]["job"].startswith(f"tes-{ended['id']}")
-    assert attempt["metadata"]["pulsar"].startswith("http://127.0.0.1:")
+    scheme = {"rest": "http", "amqp": "amqp"}[stack.transport]
+    assert attempt["metadata"]["pulsar"].startswith(f"{scheme}://127.0.0.1:")
     assert attempt["metadata"]["host"]
     stack.wait_until_nothing_is_left(ended["id"])

@@ -1,4 +1,4 @@
-"""How tasks end, in every engine: one batch a stack, posted at once, and a test for each claim."""
+"""How tasks end, in every way: one batch a stack, posted at once, and a test for each claim."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from tests.e2e.conftest import Stacks
-from tests.e2e.stack import ENGINES, Json, Stack, shell, task
+from tests.e2e.stack import WAYS, Json, Stack, shell, task
 from tests.e2e.web import Web
 
 LONG: Final = "0123456789ABCDE\n" * 8192 + "žluťoučký kůň, 🐎\n"
@@ -73,8 +73,8 @@ def sends_by_put_and_by_form(stack: Stack, web: Web) -> Json:
     return shell(
         "echo put > /out/put; echo form > /out/form",
         outputs=[
-            {"path": "/out/put", "url": f"{web.url}/{stack.engine}/put"},
-            {"path": "/out/form", "url": f"{web.url}/form/{stack.engine}"},
+            {"path": "/out/put", "url": f"{web.url}/{stack.name}/put"},
+            {"path": "/out/form", "url": f"{web.url}/form/{stack.name}"},
         ],
     )
 
@@ -100,19 +100,19 @@ TASKS: Final[Mapping[str, Callable[[Stack, Web], Json]]] = {
 
 
 @pytest.fixture(scope="module")
-def batches(stacks: Stacks, web: Web) -> Callable[[str], Batch]:
+def batches(stacks: Stacks, web: Web) -> Callable[[str, str], Batch]:
     @cache
-    def batch_of(engine: str) -> Batch:
-        stack = stacks(engine)
+    def batch_of(engine: str, transport: str) -> Batch:
+        stack = stacks(engine, transport)
         ids = {name: stack.api.post(make(stack, web)) for name, make in TASKS.items()}
         return Batch(stack, web, {name: stack.api.wait(one) for name, one in ids.items()})
 
     return batch_of
 
 
-@pytest.fixture(params=ENGINES)
-def batch(request: pytest.FixtureRequest, batches: Callable[[str], Batch]) -> Batch:
-    return batches(request.param)
+@pytest.fixture(params=WAYS, ids="-".join)
+def batch(request: pytest.FixtureRequest, batches: Callable[[str, str], Batch]) -> Batch:
+    return batches(*request.param)
 
 
 def test_a_failed_program_is_an_executor_error_with_its_exit_code_and_streams(batch: Batch) -> None:
@@ -185,9 +185,8 @@ def test_outputs_go_by_put_and_by_a_forms_post_where_put_is_refused(batch: Batch
     ended = batch.ended["sends_by_put_and_by_form"]
 
     assert ended["state"] == "COMPLETE", ended
-    engine = batch.stack.engine
-    assert batch.web.files[f"/{engine}/put"] == b"put\n"
-    assert batch.web.files[f"/form/{engine}"] == b"form\n"
+    assert batch.web.files[f"/{batch.stack.name}/put"] == b"put\n"
+    assert batch.web.files[f"/form/{batch.stack.name}"] == b"form\n"
 
 
 def test_a_missing_input_is_a_system_error_without_the_query_of_its_url(batch: Batch) -> None:

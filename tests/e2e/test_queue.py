@@ -2,21 +2,26 @@
 
 from pathlib import Path
 
-from tests.e2e.stack import Api, Stack, environment, task
+import pytest
+
+from tests.e2e.conftest import Stacks
+from tests.e2e.stack import TRANSPORTS, Api, environment, fastest, task
 from tests.e2e.web import Web
 
 TASKS = 12
 MAX_JOBS = 3
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_no_more_tasks_run_at_once_than_max_jobs_and_all_complete(
-    quick: Stack, web: Web, tmp_path: Path
+    transport: str, stacks: Stacks, web: Web, tmp_path: Path
 ) -> None:
+    quick = stacks(fastest(), transport)
     settings = environment(quick.engine, quick.pulsar, quick.files)
     api = Api(tmp_path / "three", {**settings, "TESP_PULSAR__MAX_JOBS": str(MAX_JOBS)})
     api.start()
     try:
-        urls = [web.offer(f"/queue/{number}", b"") for number in range(TASKS)]
+        urls = [web.offer(f"/queue/{transport}/{number}", b"") for number in range(TASKS)]
         ids = [
             api.post(
                 task(
@@ -33,7 +38,7 @@ def test_no_more_tasks_run_at_once_than_max_jobs_and_all_complete(
         api.stop()
 
     assert states == ["COMPLETE"] * TASKS
-    ledger = [entry for entry in web.ledger if entry.path.startswith("/queue/")]
+    ledger = [entry for entry in web.ledger if entry.path.startswith(f"/queue/{transport}/")]
     assert len(ledger) == 2 * TASKS
     assert most_at_once([entry.method for entry in ledger]) == MAX_JOBS
 
