@@ -101,6 +101,8 @@ class Drive:
     """When the job was first and last seen waiting at Pulsar."""
     never_ran: bool = False
     """Whether Pulsar lost it so soon after it was seen waiting that it cannot have run."""
+    files_lost: bool = False
+    """Whether what the runner had left was removed under it: no journal proves nothing."""
     pulse: str | None = None
     pulse_since: float | None = None
     pulse_checked: float = 0.0
@@ -121,7 +123,7 @@ class Drive:
             self.subject, self.state = subject, None
             self.job = self.seen = self.phase = self.pulse = self.pulse_since = None
             self.killed_at = self.why = self.reaping = None
-            self.waiting, self.never_ran = None, False
+            self.waiting, self.never_ran, self.files_lost = None, False, False
         if task.state is not self.state:
             self.state, self.since = task.state, now
 
@@ -217,6 +219,7 @@ class Duties:
         Pulsar says so too of a job whose directory was removed: it made a new one for the end.
         """
         if task.state is State.RUNNING and _job(task).purpose is Purpose.RUN:
+            drive.files_lost = True
             return await self._mourn(task, drive, "Pulsar has lost its files")
         if self._clock.monotonic() - drive.phase_since > RESUBMIT_S:
             job = _job(task)
@@ -371,7 +374,8 @@ class Duties:
         traces = await self._runner.settle(job.id)
         if traces.watch is None and for_s < LATE_START_S:
             return None
-        if unframe(traces.report or "", job.id) or _is_at_rest(task, traces):
+        lost = phase is Phase.UNKNOWN and not _reapers(task)  # after the kill, traces and all
+        if unframe(traces.report or "", job.id) or (not lost and _is_at_rest(task, traces)):
             return traces
         return await self._reap(task, drive, traces) if for_s >= _patience_s(task) else None
 
@@ -492,13 +496,15 @@ def _executors_begun(task: Task, drive: Drive, traces: Traces) -> str:
     The journal says so before one does. Where all files were lost with the job, it has not run only
     if it was seen waiting just before.
     """
-    if traces.journal is None:
-        lost = traces.watch is None and bool(_reapers(task))
-        if lost and (task.state is State.RUNNING or not drive.never_ran):
-            return "Nobody can tell whether an executor had started"
-        return ""
-    events = (_event(line) for line in traces.journal.splitlines())
-    return "An executor had started" if "executor_start" in events else ""
+    events = [_event(line) or "" for line in (traces.journal or "").splitlines()]
+    if any(event.startswith("executor_") for event in events):
+        return "An executor had started"
+    # A runner that outlived its directory goes on with a new one: what is missing there proves
+    # nothing.
+    lost = drive.files_lost or bool(_reapers(task))
+    if lost and (task.state is State.RUNNING or not drive.never_ran):
+        return "Nobody can tell whether an executor had started"
+    return ""
 
 
 def _event(line: str) -> str | None:

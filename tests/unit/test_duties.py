@@ -158,7 +158,7 @@ async def test_the_runners_word_is_the_end(outcome: str, state: State) -> None:
         ("", False),
         ("no json\n[]\n{}\n3\n", False),
         (json.dumps({"event": "executor_start", "index": 0}) + '\n{"eve', True),
-        (json.dumps({"event": "executor_end", "index": 0}), False),
+        (json.dumps({"event": "executor_end", "index": 0}), True),
     ],
 )
 async def test_the_journal_tells_whether_a_program_had_started(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tesp_api.domain.errors import StoreUnreachable
+from tesp_api.domain.errors import LeaseLapsed, StoreUnreachable
 from tesp_api.domain.task import DriverId
 from tesp_api.lease import Lease
 from tests.unit.fakes import StillClock, StillTime
@@ -160,3 +160,16 @@ async def test_what_is_given_back_may_be_taken_at_once(pair: Pair) -> None:
     assert not pair.you.held
     await pair.me.renew()
     assert pair.me.dead(YOU)
+
+
+async def test_the_permit_is_refused_from_a_third_of_the_lease_before_others_take_over() -> None:
+    pair = Pair()
+    await pair.me.renew()
+    pair.me.permit()
+    pair.time.move(pair.time.elapsed + 19.9)
+    pair.me.permit()
+    pair.time.move(pair.time.elapsed + 0.2)
+    with pytest.raises(LeaseLapsed):
+        pair.me.permit()
+    await pair.me.renew()
+    pair.me.permit()
