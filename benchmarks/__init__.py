@@ -1,0 +1,1 @@
+"""Programs that measure. Each prints what it found: `python -m benchmarks.NAME --help`."""
