@@ -26,5 +26,9 @@ $(READY): pyproject.toml poetry.lock .ci/poetry
 	@.ci/poetry install --quiet --extras local
 	@touch $@
 
+# The long run, against everything: about three quarters of an hour. The table comes at the end.
+faults: $(READY)
+	@TESP_TEST_FAULTS=whole .venv/bin/pytest tests/faults $(PYTEST)
+
 clean:
 	rm -rf .venv .poetry .mypy_cache .pytest_cache .ruff_cache .hypothesis

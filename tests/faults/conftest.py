@@ -1,0 +1,50 @@
+"""The table of faults, printed at the end of the run."""
+
+import os
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from tests.faults.ground import Ground, ground
+from tests.faults.table import Table, whole
+
+TABLE: Final = pytest.StashKey[Table]()
+SEED: Final = int(os.environ.get("TESP_TEST_SEED", "20261123"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TABLE] = Table()
+    config.addinivalue_line("markers", "faults: real processes are killed, stopped and cut off")
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Table:
+    return request.config.stash[TABLE]
+
+
+@pytest.fixture(scope="session")
+def seed() -> int:
+    return SEED
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Ground]:
+    with ground() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def place_by_messages() -> Iterator[Ground]:
+    with ground(transport="AMQP") as made:
+        yield made
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    table = terminalreporter.config.stash[TABLE]
+    if table.rows:
+        how = "whole" if whole() else "short"
+        terminalreporter.section(f"faults ({how} run, TESP_TEST_SEED={SEED})")
+        for line in table.lines():
+            terminalreporter.line(line)
