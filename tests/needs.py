@@ -100,7 +100,7 @@ def _docker() -> str | None:
 
 def _compose() -> str | None:
     """Whether `docker compose` is there, and here what its images are built on."""
-    bases = ("python:3.12-slim", "docker:28-cli", "mongo:7")
+    bases = ("python:3.12-slim", "docker:28-cli", "mongo:7", "rabbitmq:4-alpine")
     version = ("docker", "compose", "version")
     return _docker() or _works(*version) or _works("docker", "image", "inspect", *bases)
 

@@ -1,8 +1,11 @@
 """The first process of Pulsar's container: makes its settings, becomes an ordinary user, ends all.
 
+With PULSAR_TRANSPORT=amqp Pulsar takes its orders from RabbitMQ, else by REST.
+
 PULSAR_DIRECTORY must be a directory of the host, mounted at the same path, since the host's Docker
 mounts parts of it into the tasks' containers. Pulsar runs as its owner, or, where that is root, as
-the image's user `pulsar`, who then comes to own it; and in the group that has the Docker socket.
+the image's user `pulsar`, who then comes to own it; and in the group that has the Docker socket,
+unless apptainer is in the image.
 
 When the container is stopped, the jobs are ended before it, in time for their watchdogs to remove
 the tasks' containers: those belong to the host and would go on.
@@ -12,14 +15,17 @@ import contextlib
 import json
 import os
 import pwd
+import shutil
 import signal
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 SOCKET: Final = Path("/var/run/docker.sock")
 TOKEN: Final = Path("/run/tesp/secrets/pulsar_token")
+BROKER: Final = Path("/run/tesp/amqp/pulsar_url")
 HOME: Final = Path("/run/pulsar")
 USER: Final = "pulsar"
 PORT: Final = 8913
@@ -32,27 +38,27 @@ def main() -> None:
     directory = Path(os.environ["PULSAR_DIRECTORY"])
     if not directory.is_absolute() or not directory.is_mount():
         sys.exit(f"PULSAR_DIRECTORY: {directory} is not a directory of the host, mounted here.")
-    token = TOKEN.read_text(encoding="utf-8")
-    become(*owner(directory), group=socket_group())
-    configure(directory, token)
+    by_amqp = os.environ.get("PULSAR_TRANSPORT") == "amqp"
+    secret = (BROKER if by_amqp else TOKEN).read_text(encoding="utf-8")
+    become(*owner(directory), groups=socket_groups())
+    command = (configure_amqp if by_amqp else configure_rest)(directory, secret)
     os.chdir(HOME)  # where it makes more directories, of no use here
     signal.signal(signal.SIGTERM, farewell)
-    pulsar = os.posix_spawnp(
-        "pulsar-serve",
-        ["pulsar-serve", str(HOME / "server.ini")],
-        {**os.environ, "HOME": str(HOME), "USER": USER},
-    )
+    environ = {**os.environ, "HOME": str(HOME), "USER": USER}
+    pulsar = os.posix_spawnp(command[0], command, environ)
     while True:
         pid, status = os.wait()  # also for the orphans: this is process 1
         if pid == pulsar:
             farewell(status=os.waitstatus_to_exitcode(status))
 
 
-def socket_group() -> int:
-    """Return the group that may use the host's Docker."""
-    if not SOCKET.is_socket():
-        sys.exit(f"There is no socket {SOCKET}: mount the host's there.")
-    return SOCKET.stat().st_gid
+def socket_groups() -> Sequence[int]:
+    """Return the group that may use the host's Docker; none where apptainer takes its place."""
+    if SOCKET.is_socket():
+        return [SOCKET.stat().st_gid]
+    if shutil.which("apptainer"):
+        return []
+    sys.exit(f"There is no socket {SOCKET}: mount the host's there.")
 
 
 def owner(directory: Path) -> tuple[int, int]:
@@ -62,36 +68,53 @@ def owner(directory: Path) -> tuple[int, int]:
         user = pwd.getpwnam(USER)
         os.chown(directory, user.pw_uid, user.pw_gid)
         return user.pw_uid, user.pw_gid
+    if shutil.which("apptainer") and found.st_uid not in {user.pw_uid for user in pwd.getpwall()}:
+        sys.exit(f"apptainer refuses a user without a name: give {directory} to root.")
     return found.st_uid, found.st_gid
 
 
-def become(uid: int, gid: int, *, group: int) -> None:
+def become(uid: int, gid: int, *, groups: Sequence[int]) -> None:
     """Give up root for good."""
     os.chown(HOME, uid, gid)
-    os.setgroups([group])
+    os.setgroups(groups)
     os.setgid(gid)
     os.setuid(uid)
 
 
-def configure(directory: Path, token: str) -> None:
-    """Write Pulsar's settings, for its own eyes, and make its directories."""
-    for name, mode in ("staging", 0o700), ("persisted_data", 0o700), ("files", 0o755):
-        (directory / name).mkdir(mode=mode, exist_ok=True)
-    app = {
-        "staging_directory": str(directory / "staging"),
-        "persistence_directory": str(directory / "persisted_data"),
-        "private_token": token,
-        "managers": {"_default_": {"type": "queued_python"}},
-    }
+def configure_rest(directory: Path, token: str) -> Sequence[str]:
+    """Write Pulsar's settings, and return the command that serves by them."""
     server = (
         f"[server:main]\nhost = 0.0.0.0\nport = {PORT}\n\n"
         "[app:main]\npaste.app_factory = pulsar.web.wsgi:app_factory\n"
         f"app_config = {HOME / 'app.yml'}\n"
     )
-    os.umask(0o077)
-    (HOME / "app.yml").write_text(json.dumps(app), encoding="utf-8")  # JSON is YAML
+    configure(directory, directory, {"private_token": token})
     (HOME / "server.ini").write_text(server, encoding="utf-8")
-    os.umask(0o022)
+    return ["pulsar-serve", str(HOME / "server.ini")]
+
+
+def configure_amqp(directory: Path, url: str) -> Sequence[str]:
+    """Do the same for messages; its jobs are beside those by REST, of another Pulsar."""
+    own = directory / "amqp"
+    own.mkdir(mode=0o700, exist_ok=True)
+    configure(directory, own, {"message_queue_url": url})
+    return ["pulsar-main", "--app_conf_path", str(HOME / "app.yml")]
+
+
+def configure(directory: Path, own: Path, more: Mapping[str, Any]) -> None:
+    """Make Pulsar's directories, and its settings for its own eyes."""
+    (directory / "files").mkdir(mode=0o755, exist_ok=True)
+    for name in ("staging", "persisted_data"):
+        (own / name).mkdir(mode=0o700, exist_ok=True)
+    app = {
+        "staging_directory": str(own / "staging"),
+        "persistence_directory": str(own / "persisted_data"),
+        "managers": {"_default_": {"type": "queued_python"}},
+        **more,
+    }
+    settings = HOME / "app.yml"
+    settings.touch(mode=0o600)
+    settings.write_text(json.dumps(app), encoding="utf-8")  # JSON is YAML
 
 
 def farewell(_signal: int = 0, _frame: FrameType | None = None, *, status: int = 0) -> NoReturn:
