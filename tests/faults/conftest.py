@@ -16,7 +16,6 @@ SEED: Final = int(os.environ.get("TESP_TEST_SEED", "20261123"))
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TABLE] = Table()
-    config.addinivalue_line("markers", "faults: real processes are killed, stopped and cut off")
 
 
 @pytest.fixture(scope="session")
