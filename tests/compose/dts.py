@@ -4,18 +4,16 @@ import json
 import os
 import random
 import secrets
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
+from tests.compose.project import left, said
 from tests.needs import need
 from tests.servers.process import HOST, free_port, listens
 from tests.servers.s3 import S3, Bucket
 
-ROOT: Final = Path(__file__).parents[2]
 FILE: Final = "docker/dts/docker-compose.yaml"
 PASSIVE: Final = 10
 """How many ports FTP's data connections have; ten more than nobody else has at the time."""
@@ -74,14 +72,7 @@ class Dts:
         return str(network["IPAddress"])
 
     def left(self) -> list[str]:
-        """Return what Docker still has of the project."""
-        mine = ("--filter", f"label=com.docker.compose.project={self.project}")
-        return [
-            *said(["docker", "ps", "-aq", *mine]).split(),
-            *said(["docker", "volume", "ls", "-q", *mine]).split(),
-            *said(["docker", "network", "ls", "-q", *mine]).split(),
-            *said(["docker", "image", "ls", "-q", f"{self.project}-*"]).split(),
-        ]
+        return left(self.project)
 
     def down(self) -> None:
         self.compose("down", "--volumes", "--rmi", "local")
@@ -107,20 +98,6 @@ def dts() -> Iterator[Dts]:
         yield Dts(**{**vars(stack), "username": username, "password": password})
     finally:
         stack.down()
-
-
-def said(command: list[str], environ: Mapping[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
-    return done.stdout
 
 
 def _free_range() -> int:

@@ -146,12 +146,12 @@ def secret_files(project: Project) -> str:
     return "\n".join(" ".join(words[i : i + 4]) for i in range(0, len(words), 4))
 
 
-def left(project: Project) -> list[str]:
-    """Return what Docker still has of the project."""
-    mine = ("--filter", f"label=com.docker.compose.project={project.name}")
+def left(project: str) -> list[str]:
+    """Return what Docker still has of the project of that name."""
+    mine = ("--filter", f"label=com.docker.compose.project={project}")
     return [
         *docker("ps", "-aq", *mine),
         *docker("volume", "ls", "-q", *mine),
         *docker("network", "ls", "-q", *mine),
-        *docker("image", "ls", "-q", f"{project.name}-*"),
+        *docker("image", "ls", "-q", f"{project}-*"),
     ]

@@ -116,7 +116,7 @@ def lived(stack: Project) -> Seen:
         ended=ended,
         sent=(stack.directory / "files/greeting.sha1").read_text(),
         secrets_at_first=at_first,
-        left=left(stack),
+        left=left(stack.name),
         left_of_sleeper=docker("ps", "-aq", "--filter", label),
         **alive,
     )

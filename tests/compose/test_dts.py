@@ -14,7 +14,8 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from tests.compose.dts import Dts, dts, said
+from tests.compose.dts import Dts, dts
+from tests.compose.project import said
 from tests.servers.process import HOST
 
 CONTENT: Final = secrets.token_bytes(3_000_000)
