@@ -67,7 +67,7 @@ async def _engine(settings: Settings, runner: JobRunner, image: str) -> bool:
     job = JobId(f"tes-check-{secrets.token_hex(8)}")
     kind = settings.container.type
     try:
-        await runner.start(job, _order(settings, job, image))
+        await runner.start(job, _order(settings, job, image), again=False)
         why_not = _why_not(await _end(runner, job), job)
         await _remove(runner, job)
     except Unreachable as error:

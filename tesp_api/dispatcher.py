@@ -19,7 +19,8 @@ from tesp_api.domain.errors import SlotTaken, Stale, Unreachable
 from tesp_api.domain.lifecycle import ACTIVE, TERMINAL, Broke, Claimed
 from tesp_api.domain.task import Task, TaskId
 from tesp_api.domain.tes import State
-from tesp_api.duties import Drive, Duties, next_job_id
+from tesp_api.drive import Drive
+from tesp_api.duties import Duties
 from tesp_api.lease import Lease
 from tesp_api.ports import Clock, Glance, TaskStore
 from tesp_api.retention import Retention
@@ -187,7 +188,7 @@ class Dispatcher:
         return [slot for slot in range(self._limits.max_jobs) if slot not in held]
 
     async def _claim_one(self, task: Task, slot: int) -> None:
-        job = next_job_id(task)
+        job = task.next_job
         claimed = Claimed(
             at=self._clock.now(),
             job=job,
@@ -300,7 +301,11 @@ class Dispatcher:
             after = await self._duties.step(task, drive)
             if after is None:
                 return self._pace(drive)
-            await self._save(task, lifecycle.doubt(after) if drive.doubt else after)
+            try:
+                await self._save(task, lifecycle.doubt(after) if drive.doubt else after)
+            except Stale:
+                await self._duties.undo(await self._store.get(task.id), after)
+                raise
             drive.entered(after, self._clock.monotonic())
             if after.state in UNDER_WAY and after.job and after.job.submitted:
                 submitted = task.job and not task.job.submitted

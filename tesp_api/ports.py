@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from tesp_api.domain.task import DriverId, JobId, Left, Task, TaskId
 from tesp_api.domain.tes import Input, Output, State, View
@@ -194,6 +194,12 @@ class Phase(StrEnum):
     KILLED = "killed"
 
 
+OVER: Final = frozenset({Phase.ENDED, Phase.FAILED, Phase.KILLED, Phase.UNKNOWN})
+"""Phases from which Pulsar itself starts nothing more."""
+UNSTARTED: Final = frozenset({Phase.UNKNOWN, Phase.SET_UP})
+"""Phases in which a job has not reached Pulsar's queue, or was lost."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
     """What Pulsar says of a job.
@@ -244,11 +250,15 @@ class JobRunner(Protocol):
         A transport without news never calls it; nor is a call promised for each.
         """
 
-    async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
+    async def start(self, job: JobId, order: Mapping[str, Any], *, again: bool = True) -> None:
         """Have the runner on the node carry out `order` as this job, once.
 
         May be repeated until it returns, as long as the job was neither killed nor forgotten.
+        `again`: an earlier call may be under way still, or have been heard.
         """
+
+    async def has_unbegun(self, job: JobId) -> bool:
+        """Whether what `start` sent still lies on the node as it was sent: the job never ran."""
 
     async def look(self, job: JobId) -> Sighting:
         """Return where the job stands, as far as is known: by asking, or from the last news."""
@@ -300,11 +310,16 @@ class Storage(Protocol):
         `upload` is what `begin_upload` returned for it.
         """
 
-    async def begin_upload(self, item: Output, left: Left, owner: str | None) -> str | None:
-        """Return the id of a new upload in parts, or None where the file is sent as a whole.
+    async def open_uploads(
+        self, item: Output, left: Left, owner: str | None
+    ) -> Collection[str] | None:
+        """Return the ids of all uploads in parts under way to where this file goes.
 
-        Each call begins another one.
+        None where it is sent as a whole. Raises OutOfReach also where it may not be asked.
         """
+
+    async def begin_upload(self, item: Output, left: Left, owner: str | None) -> str:
+        """Return the id of a new upload in parts. Each call begins another one."""
 
     async def complete_upload(
         self, item: Output, left: Left, owner: str | None, upload: str, etags: Sequence[str]

@@ -39,11 +39,11 @@ from tesp_api.dispatcher import Dispatcher, Limits
 from tesp_api.domain.errors import Misconfigured, StoreUnreachable
 from tesp_api.domain.plan import Engine, Site, Transfer
 from tesp_api.domain.rules import Policy as Rules
-from tesp_api.domain.task import DriverId, JobId, TaskId
-from tesp_api.duties import Duties, Policy, task_of
+from tesp_api.domain.task import DriverId, JobId, TaskId, task_of
+from tesp_api.duties import Duties
 from tesp_api.lease import Lease
 from tesp_api.orders import Orders
-from tesp_api.ports import Clock, JobRunner, Permit, Store, TaskStore, always
+from tesp_api.ports import Clock, JobRunner, Permit, Storage, Store, TaskStore, always
 from tesp_api.pulsar.amqp_runner import AmqpRunner
 from tesp_api.pulsar.rest import RestRunner
 from tesp_api.pulsar.tls import client_context
@@ -68,6 +68,7 @@ from tesp_api.storage import (
 )
 from tesp_api.store.mongo import MongoStore
 from tesp_api.store.sqlite import SqliteStore
+from tesp_api.verdict import Policy
 
 ID_BYTES: Final = 12
 INSTANCE_LENGTH: Final = 10
@@ -89,6 +90,7 @@ class Parts:
 
     store: Callable[[Settings], Store]
     runner: Callable[[Settings, Store, Permit], JobRunner]
+    storage: Callable[[Settings, Clock], Storage]
     clock: Callable[[], Clock]
 
 
@@ -97,12 +99,14 @@ def build(settings: Settings, parts: Parts | None = None) -> Server:
 
     Raises Misconfigured for what cannot be used.
     """
-    parts = parts or Parts(store=make_store, runner=make_runner, clock=SystemClock)
+    parts = parts or Parts(
+        store=make_store, runner=make_runner, storage=make_storage, clock=SystemClock
+    )
     clock = parts.clock()
     store = parts.store(settings)
     lease = Lease(store, clock, DriverId(secrets.token_hex(8)), settings.dispatch.lease_s)
     runner = parts.runner(settings, store, lease.permit)
-    storage = make_storage(settings, clock)
+    storage = parts.storage(settings, clock)
     site = make_site(settings)
     dispatcher = Dispatcher(
         store,
@@ -417,7 +421,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext:
         raise Misconfigured(f"`oauth.ca_file` {ca_file} cannot be read: {error}.") from error
 
 
-def _info(settings: Settings, storage: UrlStorage) -> ServiceInfo:
+def _info(settings: Settings, storage: Storage) -> ServiceInfo:
     info = settings.service_info
     return ServiceInfo(
         id=info.id,

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tesp_api.local.own_pulsar import free_port
-from tesp_api.ports import JobNews, JobRunner
+from tesp_api.ports import JobNews, JobRunner, Permit, always
 from tesp_api.pulsar.rest import RestRunner
 
 HOST: Final = "127.0.0.1"
@@ -98,9 +98,13 @@ class LivePulsar:
         token: str | None = None,
         manager: str = "_default_",
         timeout_s: float = 10.0,
+        permit: Permit = always,
     ) -> JobRunner:
         """Return the port's adapter for this Pulsar."""
-        return RestRunner(self.url, token=token or self.token, manager=manager, timeout_s=timeout_s)
+        token = token or self.token
+        return RestRunner(
+            self.url, token=token, manager=manager, timeout_s=timeout_s, permit=permit
+        )
 
     def directories(self, task_or_job: str) -> list[str]:
         """Name the job directories that belong to it."""

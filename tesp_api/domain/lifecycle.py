@@ -201,15 +201,16 @@ def forget(task: Task, *gone: JobId) -> Task:
     return replace(task, jobs=jobs, revision=task.revision + 1)
 
 
-def reap(task: Task, job: JobId, at: datetime) -> Task:
+def reap(task: Task, at: datetime) -> Task:
     """Return `task` with a job claimed that will clean up after the others."""
-    reaper = Job(id=job, purpose=Purpose.REAP, claimed_at=at)
+    reaper = Job(id=task.next_job, purpose=Purpose.REAP, claimed_at=at)
     return replace(task, jobs=(*task.jobs, reaper), revision=task.revision + 1)
 
 
-def begin(task: Task, *uploads: Upload) -> Task:
-    """Return `task` with these uploads begun at the storage."""
-    return replace(task, uploads=(*task.uploads, *uploads), revision=task.revision + 1)
+def upload(task: Task, *uploads: Upload) -> Task:
+    """Return `task` with these uploads planned or begun, in the place of earlier ones of a file."""
+    kept = {one.left: one for one in (*task.uploads, *uploads)}
+    return replace(_next(task), uploads=tuple(kept.values()))
 
 
 def abort(task: Task, complaint: str | None = None) -> Task:
@@ -252,6 +253,12 @@ def _claim(task: Task, event: Event) -> Task:
 def _submit(task: Task, _event: Event) -> Task:
     current = task.job
     jobs = tuple(replace(job, submitted=True) if job is current else job for job in task.jobs)
+    return replace(task, jobs=jobs)
+
+
+def _start(task: Task, _event: Event) -> Task:
+    current = task.job
+    jobs = tuple(replace(job, ran=True) if job is current else job for job in task.jobs)
     return replace(task, jobs=jobs)
 
 
@@ -306,6 +313,7 @@ _TELL: Final[Mapping[type[Event], Callable[[Task, Event], Task]]] = MappingProxy
     {
         Claimed: _claim,
         Submitted: _submit,
+        Started: _start,
         Expired: _expire,
         Ran: _run,
         Unsent: _send_again,

@@ -4,6 +4,7 @@ claimed.
 Frozen: a change is a new value, made by `lifecycle`. All moments are aware UTC.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -41,6 +42,8 @@ class Job:
     claimed_at: datetime
     submitted: bool = False
     """Pulsar has taken it; from then on "unknown to Pulsar" means "lost", not "never sent"."""
+    ran: bool = False
+    """It was seen running: from then on missing traces are lost ones."""
     unsure: bool = False
     """A call about it timed out or two drivers touched it:
 
@@ -80,10 +83,16 @@ class Left:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """An upload in parts that was begun at the storage, to be completed or aborted."""
+    """An upload in parts at the storage, to be completed or aborted."""
 
     left: Left
-    id: str
+    id: str | None = None
+    """None before it is known to be begun."""
+    others: tuple[str, ...] | None = ()
+    """What was under way to the same place before, and so is not of this task.
+
+    None where the storage does not tell.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +137,17 @@ class Task:
         return next((job for job in reversed(self.jobs) if job.purpose is Purpose.RUN), None)
 
     @property
+    def reapers(self) -> tuple[Job, ...]:
+        """The jobs that were claimed to clean up after `job`."""
+        after = itertools.takewhile(lambda job: job.purpose is Purpose.REAP, reversed(self.jobs))
+        return tuple(after)[::-1]
+
+    @property
+    def next_job(self) -> JobId:
+        """A name that no job of any task ever had: ours are unique, and `jobs` only grows."""
+        return JobId(f"tes-{self.id}-{len(self.jobs)}")
+
+    @property
     def leftovers(self) -> tuple[Job, ...]:
         """Jobs that may still have something at Pulsar."""
         return tuple(job for job in self.jobs if not job.forgotten)
@@ -136,3 +156,10 @@ class Task:
     def untidy(self) -> bool:
         """Whether anything of it may still be somewhere."""
         return bool(self.leftovers or self.uploads)
+
+
+def task_of(job: JobId) -> TaskId | None:
+    """Return the task that claimed a job of that name; None for other jobs of ours."""
+    prefix, _, rest = job.partition("-")
+    task_id, _, number = rest.rpartition("-")
+    return TaskId(task_id) if prefix == "tes" and number.isdecimal() else None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from tesp_api.domain.errors import RunnerUnreachable
+from tesp_api.domain.errors import LeaseLapsed, RunnerUnreachable
 from tesp_api.domain.task import JobId
 from tesp_api.ports import JobNews, Permit, Phase, Sighting, Traces, always
 from tesp_api.pulsar import chores, hearsay, messages, wire
@@ -54,6 +54,7 @@ class AmqpRunner:
         self._watches = Watches(silent_s)
         self._parcels = wire.Parcels(small=True)
         self._timeout_s = timeout_s
+        self._permit = permit
         self.name = self._broker.name
 
     def listen(self, told: Callable[[JobId], None]) -> None:
@@ -62,7 +63,7 @@ class AmqpRunner:
         self._broker.begin()
         self._janitor.begin()
 
-    async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
+    async def start(self, job: JobId, order: Mapping[str, Any], *, again: bool = True) -> None:
         """Send one message with everything in it, unless one was sent already.
 
         Where it is unknown whether the first arrived, a second does no harm: Pulsar has started
@@ -75,8 +76,17 @@ class AmqpRunner:
         # A large order takes long to be packed, and nothing else may wait for it.
         setup = await asyncio.to_thread(self._setup, job, order)
         await self._broker.send(Queue.SETUP, setup)
+        self._ask_leave(job)
         sent = await self._mail.change(job, hearsay.sent)
         self._watches.of(job, sent, time.monotonic())
+
+    async def has_unbegun(self, job: JobId) -> bool:
+        """Have a small job see whether Pulsar still has what it starts the job with."""
+        output = await self._errands.run(chores.reading(job))
+        unbegun = chores.unbegun(output)
+        if unbegun is None:
+            raise RunnerUnreachable(f"{self._broker.pulsar} could not read files of {job}.")
+        return unbegun
 
     async def look(self, job: JobId) -> Sighting:
         """Return what was heard; Pulsar is asked where that is long ago."""
@@ -106,6 +116,7 @@ class AmqpRunner:
             # Not behind its back: the id taken anew would cost a job that runs its files.
             heard = await self._errands.status(job, heard.said)
         self._mail.expect(job)
+        self._ask_leave(job)
         await self._mail.change(job, hearsay.killed)
         if hearsay.needs_occupying(heard):
             await self._broker.send(Queue.SETUP, messages.setup(job, wire.OCCUPY))
@@ -128,7 +139,7 @@ class AmqpRunner:
 
     async def ping(self) -> str:
         """Ask for a job that never was; the answer has Pulsar's version."""
-        nobody = JobId(f"tes-ping-{secrets.token_hex(8)}")
+        nobody = chores.nobody()
         try:
             await self._mail.change(nobody, lambda old: old or Heard())
             return (await self._errands.status(nobody, 0)).version
@@ -139,6 +150,14 @@ class AmqpRunner:
         """Let removals under way end, then disconnect."""
         await self._janitor.close(CLOSING_S)
         await self._broker.close()
+
+    def _ask_leave(self, job: JobId) -> None:
+        """Raise LeaseLapsed: others may have ended the job by now, and forgotten what it told."""
+        try:
+            self._permit()
+        except LeaseLapsed:
+            self._mail.expect_no_more(job)
+            raise
 
     def _setup(self, job: JobId, order: Mapping[str, Any]) -> Mapping[str, Any]:
         name = f"{secrets.token_hex(4)}-{wire.PARCEL}"

@@ -15,6 +15,8 @@ from tesp_api.pulsar import wire
 MARK: Final = "TESCHORE1 "
 SCRIPT: Final = "chore.py"
 MOST_BYTES: Final = 32 * 2**20
+_CHORE: Final = "tes-chore-"
+_NOBODY: Final = "tes-ping-"
 
 
 def script() -> Mapping[str, bytes]:
@@ -34,7 +36,17 @@ def removal(jobs: Sequence[JobId]) -> str:
 
 def new_chore() -> JobId:
     """Return a name that no job ever had."""
-    return JobId(f"tes-chore-{secrets.token_hex(8)}")
+    return JobId(f"{_CHORE}{secrets.token_hex(8)}")
+
+
+def nobody() -> JobId:
+    """Return the name of a job that never was, and never will be."""
+    return JobId(f"{_NOBODY}{secrets.token_hex(8)}")
+
+
+def is_passing(job: JobId) -> bool:
+    """Whether what is heard of the job is of use only to the process that made up its name."""
+    return job.startswith((_CHORE, _NOBODY))
 
 
 def traces(output: str) -> Traces | None:
@@ -45,6 +57,12 @@ def traces(output: str) -> Traces | None:
     return Traces(
         **{name: answer.get(name) for name in ("report", "heartbeat", "journal", "watch")}
     )
+
+
+def unbegun(output: str) -> bool | None:
+    """Return whether the job that a reading chore looked at has not begun; None as above."""
+    answer = _answer(output)
+    return None if answer is None else answer.get("unbegun") is True
 
 
 def left(output: str) -> Sequence[str] | None:

@@ -6,7 +6,7 @@ What is to be removed stands in the store until it is done: a crash only delays 
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from loguru import logger
@@ -14,6 +14,7 @@ from loguru import logger
 from tesp_api.domain.errors import Unreachable
 from tesp_api.domain.task import JobId
 from tesp_api.pulsar import chores
+from tesp_api.pulsar.chores import is_passing
 from tesp_api.pulsar.errands import Errands
 from tesp_api.pulsar.mailbox import Mailbox
 
@@ -26,6 +27,8 @@ SWEEP_S: Final = 60.0
 """How often the store is searched for what other processes have left behind."""
 STUBBORN_S: Final = 600.0
 """What could not be removed is tried again after this."""
+ORPHAN_SWEEPS: Final = 10
+"""An errand that is seen for so many sweeps is waited for by nobody: who sent it has died."""
 
 
 class Janitor:
@@ -37,7 +40,7 @@ class Janitor:
         self._sweep_s = sweep_s
         self._todo: dict[JobId, None] = {}
         self._stubborn: dict[JobId, float] = {}
-        self._others: frozenset[JobId] = frozenset()
+        self._others: Mapping[JobId, float] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -130,10 +133,15 @@ class Janitor:
         """Take over what is doomed at two looks: the process that wanted it gone has ended."""
         while True:
             with contextlib.suppress(Unreachable):
+                doomed = await self._mail.doomed(MOST)
                 now = time.monotonic()
-                doomed = frozenset(await self._mail.doomed(MOST))
-                for job in doomed & self._others - self._todo.keys():
-                    if now - self._stubborn.get(job, float("-inf")) > STUBBORN_S:
+                for job in self._others.keys() & set(doomed) - self._todo.keys():
+                    if self._is_left(job, now):
                         self.remove(job)
-                self._others = doomed
+                self._others = {job: self._others.get(job, now) for job in doomed}
             await asyncio.sleep(self._sweep_s)
+
+    def _is_left(self, job: JobId, now: float) -> bool:
+        if is_passing(job) and now - self._others[job] < ORPHAN_SWEEPS * self._sweep_s:
+            return False
+        return now - self._stubborn.get(job, float("-inf")) > STUBBORN_S

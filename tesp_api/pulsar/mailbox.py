@@ -12,6 +12,7 @@ from loguru import logger
 from tesp_api.domain.errors import Stale, StoreUnreachable
 from tesp_api.domain.task import JobId
 from tesp_api.ports import JobNews, News
+from tesp_api.pulsar.chores import is_passing
 from tesp_api.pulsar.hearsay import FINAL, Heard, Update, decode, encode, merge, update_of
 
 RETRY_S: Final = 1.0
@@ -65,13 +66,18 @@ class Mailbox:
                 return self._noted(job, new)
             with contextlib.suppress(Stale):
                 revision = kept.revision + 1 if kept else 1
-                await self._news.keep_news(job, encode(new), revision, doomed=new.doomed)
+                doomed = new.doomed or is_passing(job)
+                await self._news.keep_news(job, encode(new), revision, doomed=doomed)
                 self._expected.discard(job)
                 return self._noted(job, new)
 
     def expect(self, job: JobId) -> None:
         """Take in what comes of a job that is just being sent."""
         self._expected.add(job)
+
+    def expect_no_more(self, job: JobId) -> None:
+        """Take in what comes of the job only if something is kept of it."""
+        self._expected.discard(job)
 
     async def drop(self, *jobs: JobId) -> None:
         """Take in no more of these jobs."""
@@ -81,7 +87,10 @@ class Mailbox:
         await self._news.drop_news(jobs)
 
     async def doomed(self, limit: int) -> Sequence[JobId]:
-        """Return jobs that are to be removed from Pulsar, of this process and others."""
+        """Return jobs that are to be removed from Pulsar, of this process and others.
+
+        Also errands: what is kept of one outlives only a process that died before it ended.
+        """
         return await self._news.doomed(limit)
 
     @asynccontextmanager

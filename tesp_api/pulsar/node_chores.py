@@ -33,8 +33,15 @@ OLD_S = 3600.0
 
 
 def read(job: str) -> dict[str, object]:
-    """Return what the runner left of the job; null for what is not there."""
-    return {name: head(os.path.join(job, "outputs", file)) for name, file in TRACES.items()}
+    """Return what the runner left of the job, null for what is not there; and whether it began."""
+    found = {name: head(os.path.join(job, "outputs", file)) for name, file in TRACES.items()}
+    return {**found, "unbegun": is_unbegun(job)}
+
+
+def is_unbegun(job: str) -> bool:
+    """Tell whether what Pulsar starts the job with is as it came: the job empties it first."""
+    config = head(os.path.join(job, "launch_config"))
+    return config is not None and config.strip() != "{}"
 
 
 def head(path: str) -> str | None:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import secrets
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ import httpx
 
 from tesp_api.domain.errors import RunnerUnreachable
 from tesp_api.domain.task import JobId
-from tesp_api.ports import Permit, Phase, Sighting, Traces, always
+from tesp_api.ports import UNSTARTED, Permit, Sighting, Traces, always
 from tesp_api.pulsar import wire
 from tesp_api.pulsar.tls import client_context
 
@@ -32,7 +32,8 @@ MISSING: Final = 500
 TRACES: Final = ("report", "heartbeat", "journal", "watch")
 PROOF: Final = "tes_proof"
 """A file of ours beside the runner's."""
-UNSUBMITTED: Final = frozenset({Phase.UNKNOWN, Phase.SET_UP})
+SENT: Final = "tes_sent"
+"""Another: the name of what was sent last, where it was sent more than once."""
 
 
 class RestRunner:
@@ -79,17 +80,27 @@ class RestRunner:
     def listen(self, told: Callable[[JobId], None]) -> None:
         """Over REST Pulsar tells nothing by itself."""
 
-    async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
+    async def start(self, job: JobId, order: Mapping[str, Any], *, again: bool = True) -> None:
         """Upload the parcel, then submit: two calls, since a submit sets up what is not there yet.
 
-        A failed upload leaves at most a directory; a submit of unknown outcome may be repeated. The
-        file has another name each time: a late copy of an upload must not change what already runs.
+        A failed upload leaves at most a directory; a submit of unknown outcome may be repeated. A
+        repeated one has a file of another name each time: a late copy of an upload must not change
+        what already runs. It lies among the outputs, since Pulsar gives files back from there.
         """
-        parcel, name = self._parcels.pack(order), f"{secrets.token_hex(4)}-{wire.PARCEL}"
-        await self._call(
-            "POST", f"{self._jobs}/{job}/files", {"name": name, "type": "input"}, parcel
-        )
-        await self._submit(job, wire.command(name))
+        parcel = self._parcels.pack(order)
+        name = f"{secrets.token_hex(4)}-{wire.PARCEL}" if again else wire.PARCEL
+        await self._put(job, name, parcel)
+        if again:
+            await self._put(job, SENT, name.encode())
+        await self._submit(job, wire.command(name, "outputs"))
+
+    async def has_unbegun(self, job: JobId) -> bool:
+        """Ask for what was uploaded: the runner removes it first of all, and its files may be lost.
+
+        Where the upload was repeated, the word on that has to do: it tells of the latter.
+        """
+        found = await self._files(job, (wire.PARCEL, SENT))
+        return any(text is not None for text in found.values())
 
     async def look(self, job: JobId) -> Sighting:
         """Ask for the status. Pulsar answers 200 also for a job it never heard of."""
@@ -108,31 +119,40 @@ class RestRunner:
         a job is ignored. Not so after a restart of Pulsar: there it would wipe the files of a job
         that was running, so the id is taken only where nothing was ever submitted.
         """
-        if (await self.look(job)).phase in UNSUBMITTED:
+        if (await self.look(job)).phase in UNSTARTED:
             await self._submit(job, wire.OCCUPY)
         await self._call("PUT", f"{self._jobs}/{job}/cancel")
 
     async def settle(self, job: JobId) -> Traces:
-        """Read the runner's files.
+        """Read the runner's files."""
+        found = await self._files(job, [f"tes_{name}" for name in TRACES])
+        return Traces(**{name: found[f"tes_{name}"] for name in TRACES})
 
-        Pulsar answers 500 for one that is not there, and also when it is in trouble itself. So
-        what seems to be missing is asked for again, between two proofs that it gives files of this
-        job: an executor that was started must not be taken for one that was not.
+    async def _files(self, job: JobId, names: Iterable[str]) -> dict[str, str | None]:
+        """Return what stands in each, None for one that is not there.
+
+        Pulsar answers 500 for those, and also when it is in trouble itself. So what seems to be
+        missing is asked for again, between two proofs that it gives files of this job: an executor
+        that was started must not be taken for one that was not.
         """
-        found = {name: await self._file(job, f"tes_{name}") for name in TRACES}
+        found = {name: await self._file(job, name) for name in names}
         missing = [name for name, text in found.items() if text is None]
         if missing:
             proof = secrets.token_hex(4)
-            query = {"name": PROOF, "type": "output"}
-            await self._call("POST", f"{self._jobs}/{job}/files", query, proof.encode())
+            await self._put(job, PROOF, proof.encode())
             await self._prove(job, proof)
-            found |= {name: await self._file(job, f"tes_{name}") for name in missing}
+            found |= {name: await self._file(job, name) for name in missing}
             await self._prove(job, proof)
-        return Traces(**found)
+        return found
 
     async def _prove(self, job: JobId, proof: str) -> None:
         if await self._file(job, PROOF) != proof:
             raise RunnerUnreachable(f"{self.name} does not give files of {job}.")
+
+    async def _put(self, job: JobId, name: str, content: bytes) -> None:
+        """Write a file among the job's outputs."""
+        query = {"name": name, "type": "output"}
+        await self._call("POST", f"{self._jobs}/{job}/files", query, content)
 
     async def forget(self, job: JobId) -> None:
         """Delete the job's directory. Pulsar says OK whether or not it could; `look` tells."""

@@ -60,14 +60,14 @@ def sighting(document: Mapping[str, Any]) -> Sighting:
     )
 
 
-def command(parcel: str) -> str:
+def command(parcel: str, directory: str = "inputs") -> str:
     """Return the command line that runs the uploaded file of that name; nothing of a user is in it.
 
     `-I`: what lies in the working directory is not imported; `-S`: no site, a faster start.
     Standard output is Pulsar's `job_stdout`, where only the framed report goes: one byte there that
     is not UTF-8 would make every later status call fail.
     """
-    return f"python3 -IS ../inputs/{parcel} 2> ../metadata/tool_stderr"
+    return f"python3 -IS ../{directory}/{parcel} 2> ../metadata/tool_stderr"
 
 
 COMMAND: Final = command(PARCEL)

@@ -20,7 +20,7 @@ from tesp_api.runner.engine import (
 )
 from tesp_api.runner.mounts import Mount, mount_option
 from tesp_api.runner.order import Order, is_below
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import NodeTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,7 @@ class Apptainer(Engine):
             code, entered = self._attempt(call)
         said = last_line(call.err.tail.text())
         if not entered:
-            raise Trouble(f"{self.settings.kind} could not start the container: {said}")
+            raise NodeTrouble(f"{self.settings.kind} could not start the container: {said}")
         if code == self.FATAL and said.startswith("FATAL:"):
             code = NOT_EXECUTABLE if "permission denied" in said else MISSING
             self.log.append(

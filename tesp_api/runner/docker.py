@@ -22,7 +22,7 @@ from tesp_api.runner.engine import (
 )
 from tesp_api.runner.mounts import Mount, mount_option
 from tesp_api.runner.processes import Command, finish
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import NodeTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +103,7 @@ class Docker(Engine):
             "create", *self.options(name, call), call.image.name, *call.executor.command
         ).done()
         if made.code:
-            raise Trouble(f"{self.settings.kind} refused the container: {last_line(made.err)}")
+            raise NodeTrouble(f"{self.settings.kind} refused the container: {last_line(made.err)}")
         self.log.extend(f"{self.settings.kind}: {line}" for line in made.err.splitlines() if line)
 
     def options(self, name: str, call: Call) -> list[str]:
@@ -157,13 +157,13 @@ class Docker(Engine):
     def _start_failure(self, code: int, error: str) -> int:
         """Return the code for a program that is missing or none; raises Trouble for the rest."""
         if code not in {NOT_EXECUTABLE, MISSING}:
-            raise Trouble(f"{self.settings.kind} could not start the container: {error}")
+            raise NodeTrouble(f"{self.settings.kind} could not start the container: {error}")
         return code
 
     def _state(self, name: str) -> dict[str, Any]:
         looked = self.command("inspect", "--format", "{{json .State}}", name).done()
         if looked.code:
-            raise Trouble(f"the container was removed while it ran: {last_line(looked.err)}")
+            raise NodeTrouble(f"the container was removed while it ran: {last_line(looked.err)}")
         state: dict[str, Any] = json.loads(looked.out)
         return state
 

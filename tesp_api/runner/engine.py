@@ -20,7 +20,7 @@ from tesp_api.runner.processes import (
     pump,
 )
 from tesp_api.runner.tree import Tree, walk
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import NodeTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -117,14 +117,14 @@ class Engine:
         try:
             return Command(self.argv(*args), timeout_s)
         except BadStart as error:
-            raise Trouble(f"the engine cannot be started on this node: {error}") from error
+            raise NodeTrouble(f"the engine cannot be started on this node: {error}") from error
 
     def attached(self, args: Sequence[str], stdin: int | None) -> Child:
         """Start the engine's client so that its streams are the program's."""
         try:
             return launch(program(self.argv(*args), client_env(), self.home), stdin)
         except BadStart as error:
-            raise Trouble(f"the engine cannot be started on this node: {error}") from error
+            raise NodeTrouble(f"the engine cannot be started on this node: {error}") from error
 
     def cpus(self) -> float | None:
         """Return the number of CPUs to give: what was asked for, at most what is there."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tesp_api.runner.ftp_listing import Listed, bare_listed, human_listed, machine_listed
 from tesp_api.runner.ftp_session import UNKNOWN, Login, Session, login_of, refusal
 from tesp_api.runner.transfer import Arrival, Departure, Entry, Place, Refused, Transient, Way
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import DataTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -274,14 +274,14 @@ def _lines(session: Session, command: str) -> list[str] | None:
         for piece in data.pieces():
             text += piece
             if len(text) > LISTING_BYTES:
-                raise Trouble("the directory has too many entries")
+                raise DataTrouble("the directory has too many entries")
     lines = text.decode("utf-8", "surrogateescape").split("\n")
     return [line for line in (line.rstrip("\r") for line in lines) if line]
 
 
 def _entry(session: Session, one: Listed, path: str, place: Place) -> Entry:
     if "/" in one.name or "\0" in one.name or not one.name:
-        raise Trouble(f"the server lists {one.name!r}, which is no name in a directory")
+        raise DataTrouble(f"the server lists {one.name!r}, which is no name in a directory")
     kind = one.kind
     if kind not in {"FILE", "DIRECTORY"}:
         inside = _is_directory(session, posixpath.join(path, one.name))

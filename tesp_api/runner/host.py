@@ -13,7 +13,7 @@ from tesp_api.runner.mounts import Mount, covered
 from tesp_api.runner.order import Order, is_below
 from tesp_api.runner.processes import BadStart, launch
 from tesp_api.runner.tree import Tree, walk
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import NodeTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -57,7 +57,7 @@ class Host(Engine):
         except BadStart as error:
             kind, _, text = str(error).partition(" ")
             if kind not in {str(NOT_EXECUTABLE), str(MISSING)}:
-                raise Trouble(
+                raise NodeTrouble(
                     f"the sandbox of engine 'host' cannot be made on this node: {error}"
                 ) from error
             self.log.append(f"executor {call.number}: the program could not be started: {text}")

@@ -8,7 +8,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from tesp_api.runner.transfers import Transfers, check_scheme
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import DataTrouble, NodeTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,9 @@ class Inputs:
         room = os.statvfs(self.tree.top)
         free = room.f_bavail * room.f_frsize / GB
         if wanted and wanted > free:
-            raise Trouble(f"the task asks for {wanted:g} GB of disk, the node has {free:.1f} free")
+            raise NodeTrouble(
+                f"the task asks for {wanted:g} GB of disk, the node has {free:.1f} free"
+            )
 
     def fetch(self) -> None:
         """Bring all inputs; raises Trouble for the first that cannot be had."""
@@ -103,7 +105,9 @@ class Inputs:
             found = self.transfers.patiently(what, place, lambda: list(way.entries(place)))
             self._entries += len(found)
             if depth > DEEPEST or self._entries > MOST:
-                raise Trouble(f"{what} has no end: too many directories in each other, or entries")
+                raise DataTrouble(
+                    f"{what} has no end: too many directories in each other, or entries"
+                )
             return self._inside(found, path, depth, top)
 
         return errand
@@ -129,7 +133,7 @@ class Inputs:
         """Make a link that stays within the directory that was asked for."""
         leads = posixpath.normpath(posixpath.join(posixpath.dirname(path), entry.target))
         if entry.target.startswith("/") or not f"{leads}/".startswith(f"{top}/"):
-            raise Trouble(f"input {entry.place.name} is a link that leads out of its directory")
+            raise DataTrouble(f"input {entry.place.name} is a link that leads out of its directory")
         try:
             self.tree.link(path, entry.target)
         except OSError as error:
@@ -139,7 +143,7 @@ class Inputs:
 def _step(entry: Entry) -> str:
     """Return the name of an entry; raises Trouble if it could lead elsewhere."""
     if entry.name in {"", ".", ".."} or "/" in entry.name or "\0" in entry.name:
-        raise Trouble(f"input {entry.place.name}: {entry.name!r} is no name of a file")
+        raise DataTrouble(f"input {entry.place.name}: {entry.name!r} is no name of a file")
     return entry.name
 
 

@@ -13,7 +13,7 @@ from tesp_api.runner.report import VERSION, frame, now, refuse
 from tesp_api.runner.stage_out import StageOut
 from tesp_api.runner.streams import write_all
 from tesp_api.runner.task import Task
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import Trouble, operators_turn
 from tesp_api.runner.watchdog import Watch, heartbeat, kill_at, reap, start_watchdog
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def run_task(order: Order, files: JobFiles) -> tuple[dict[str, Any], Watch]:
         outcome, reason = task.work()
     except Exception as error:  # noqa: BLE001 - a defect of the runner must not cost the user the report
         outcome, reason = "system_error", f"the runner failed: {type(error).__name__}: {error}"
+        task.turn = operators_turn()
         report_defect()
     task.clean()
     return task.report(outcome, reason), watch
@@ -76,6 +77,7 @@ def send_left(order: Order, files: JobFiles) -> tuple[dict[str, Any], Callable[[
         outcome, reason = stage_out.work()
     except Exception as error:  # noqa: BLE001 - a defect of the runner must be told too
         outcome, reason = "system_error", f"the runner failed: {type(error).__name__}: {error}"
+        stage_out.turn = operators_turn()
         report_defect()
 
     def afterwards() -> None:
@@ -130,7 +132,8 @@ def carried_out(
     try:
         order = read_order(document)
     except (Trouble, KeyError, TypeError, ValueError) as error:
-        return refuse(document, f"the order cannot be carried out: {error}"), lambda: None
+        turn = error.turn() if isinstance(error, Trouble) else operators_turn()
+        return refuse(document, f"the order cannot be carried out: {error}", turn), lambda: None
     if order.mode == "reap":
         return reap_old(order), lambda: None
     if order.mode == "send":

@@ -9,7 +9,7 @@ from tesp_api.runner.patience import Outdated
 from tesp_api.runner.patterns import below, matches
 from tesp_api.runner.transfer import Sent
 from tesp_api.runner.transfers import Transfers, check_scheme
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import Trouble, operators_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ class Outputs:
         self.log = log
         self.left: list[Left] = []
         self.missing: list[str] = []  # sentences on what was declared and is not there
-        self.troubles: dict[int, str] = {}  # by the number of the output
+        self.troubles: dict[int, tuple[str, str]] = {}  # sentence and turn, by the output
         self._sent: list[tuple[int, Sent]] = []
         self._empty: dict[int, int] = {}
         self._transfers = Transfers(order, tree, log)
@@ -78,7 +78,7 @@ class Outputs:
             try:
                 yield from self._errands_of(number, one)
             except (Trouble, OSError) as error:
-                self._fail(number, f"output {one.name}: {_said(error)}")
+                self._fail(number, f"output {one.name}: {_said(error)}", error)
 
     def _errands_of(self, number: int, one: Output) -> Iterator[Errand]:
         for found in self._found(number, one):
@@ -153,7 +153,7 @@ class Outputs:
             self._leave(found, self._size(found.path))
         except (Trouble, OSError) as error:
             prefix = "" if str(error).startswith("output ") else f"output {place.name}: "
-            self._fail(found.number, f"{prefix}{_said(error)}")
+            self._fail(found.number, f"{prefix}{_said(error)}", error)
         else:
             self._sent.append((found.number, Sent(place.name, found.path, size)))
 
@@ -170,7 +170,7 @@ class Outputs:
             try:
                 made = self._transfers.patiently(what, place, lambda: way.make_directory(place))
             except Trouble as error:
-                self._fail(found.number, str(error))
+                self._fail(found.number, str(error), error)
             else:
                 self._count_empty(found, made)
 
@@ -183,8 +183,9 @@ class Outputs:
         if not made:
             self._empty[found.number] = self._empty.get(found.number, 0) + 1
 
-    def _fail(self, number: int, sentence: str) -> None:
-        self.troubles.setdefault(number, sentence)
+    def _fail(self, number: int, sentence: str, error: Exception) -> None:
+        turn = error.turn() if isinstance(error, Trouble) else operators_turn()
+        self.troubles.setdefault(number, (sentence, turn))
 
 
 def _said(error: Exception) -> str:

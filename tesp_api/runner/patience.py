@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tesp_api.runner.transfer import Expired, Place, Refused, Stopped, Transient
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import DataTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ MOST_LINES = 100  # of a log, from which on it is not said that something succee
 SHORTEST_SECRET = 4  # characters: anything shorter would be found in every sentence
 
 
-class Outdated(Trouble):
+class Outdated(DataTrouble):
     """The signature of a URL is over; who signed it can do so again."""
 
 
@@ -42,12 +42,12 @@ class Patience(NamedTuple):
             try:
                 done = once()
             except Trouble as error:
-                raise Trouble(without_secrets(f"{what}: {error}", place)) from error
+                raise type(error)(without_secrets(f"{what}: {error}", place)) from error
             except Transient as error:
                 reason, said = str(error), error.retry_after_s
             except Refused as error:
                 text = f"{what} failed at attempt {attempt}: {error}{moved()}"
-                kind = Outdated if isinstance(error, Expired) and place.signed else Trouble
+                kind = Outdated if isinstance(error, Expired) and place.signed else DataTrouble
                 raise kind(without_secrets(text, place)) from error
             else:
                 self._note(f"{what} needed {attempt} attempts: {reason}", attempt, place)
@@ -55,7 +55,7 @@ class Patience(NamedTuple):
             if attempt < self.attempts:
                 self._pause(attempt, said)
         text = f"{what} failed after {self.attempts} attempts: {reason}{moved()}"
-        raise Trouble(without_secrets(text, place))
+        raise DataTrouble(without_secrets(text, place))
 
     def _note(self, line: str, attempt: int, place: Place) -> None:
         if attempt > 1 and len(self.log) < MOST_LINES:

@@ -82,7 +82,7 @@ def _noted(report: dict[str, Any], note: str) -> dict[str, Any]:
     return {**report, "log": [*report["log"], note]}
 
 
-def refuse(document: dict[str, Any], reason: str) -> dict[str, Any]:
+def refuse(document: dict[str, Any], reason: str, turn: str) -> dict[str, Any]:
     """Return the report on an order that cannot be read."""
     at = now()
     report = {
@@ -90,6 +90,7 @@ def refuse(document: dict[str, Any], reason: str) -> dict[str, Any]:
         "job": str(document.get("job")),
         "outcome": "system_error",
         "reason": reason,
+        "turn": turn,
     }
     return {
         **report,

@@ -10,7 +10,7 @@ from tesp_api.runner.report import VERSION, now
 from tesp_api.runner.transfer import Sent
 from tesp_api.runner.transfers import Transfers, check_scheme
 from tesp_api.runner.tree import Tree, uproot
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import DataTrouble, NodeTrouble, Trouble, operators_turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +32,7 @@ class StageOut:
         self._sent: dict[int, Sent] = {}
         self._etags: dict[int, dict[int, str]] = {}
         self._started_at = now()
+        self.turn: str | None = None  # who can do something about a failure
 
     def work(self) -> tuple[str, str | None]:
         """Send all of them; return the outcome and the reason."""
@@ -41,14 +42,16 @@ class StageOut:
         except Outdated as error:
             return "stale", str(error)
         except Trouble as error:
+            self.turn = error.turn()
             return "system_error", str(error)
         except OSError as error:
+            self.turn = operators_turn()
             return "system_error", f"the node failed: {error.strerror or error}"
         return "complete", None
 
     def _check(self) -> None:
         if not os.path.isdir(self._tree.top):
-            raise Trouble("what the task has left to be sent is not on the node any more")
+            raise NodeTrouble("what the task has left to be sent is not on the node any more")
         for one in self.order.sendings:
             for place in (one.place, *one.parts[:1]):
                 if place:
@@ -66,7 +69,7 @@ class StageOut:
         file = self._tree.open(one.path, os.O_RDONLY)
         try:
             if os.fstat(file).st_size != one.size_bytes:
-                raise Trouble(f"output {one.path} has changed since the task's end")
+                raise NodeTrouble(f"output {one.path} has changed since the task's end")
         finally:
             os.close(file)
 
@@ -84,7 +87,9 @@ class StageOut:
         def errand(hand: Hand) -> None:
             etag, _ = self._transfers.put_file(hand, place, one.path, part)
             if not etag:
-                raise Trouble(f"output {place.name}: part {index + 1} was answered without an ETag")
+                raise DataTrouble(
+                    f"output {place.name}: part {index + 1} was answered without an ETag"
+                )
             etags = self._etags.setdefault(number, {})
             etags[index] = etag
             if len(etags) == len(one.parts):
@@ -100,6 +105,7 @@ class StageOut:
             "job": self.order.job,
             "outcome": outcome,
             "reason": reason,
+            "turn": self.turn,
             "started_at": self._started_at,
             "ended_at": now(),
             "executors": [],

@@ -15,7 +15,14 @@ from tesp_api.runner.patience import Outdated
 from tesp_api.runner.report import VERSION, is_too_long, now
 from tesp_api.runner.streams import Sink, Tail
 from tesp_api.runner.tree import Tree, plant, uproot
-from tesp_api.runner.trouble import Trouble, disk_is_full, readable
+from tesp_api.runner.trouble import (
+    PROGRAM,
+    USER,
+    Trouble,
+    disk_is_full,
+    operators_turn,
+    readable,
+)
 
 if TYPE_CHECKING:
     from typing import Any
@@ -43,6 +50,7 @@ class Task:
         self.watch = watch
         self.plan: list[Mount] = []
         self.keeps = False  # the tree holds what another job has to send
+        self.turn: str | None = None  # who can do something about a failure
 
     def work(self) -> tuple[str, str | None]:
         """Do the task; return its outcome and the reason."""
@@ -53,8 +61,10 @@ class Task:
         except Outdated as error:
             return "stale", str(error)
         except Trouble as error:
+            self.turn = error.turn()
             return "system_error", str(error)
         except OSError as error:
+            self.turn = operators_turn()
             if disk_is_full(error):
                 return "system_error", "the disk of the node is full"
             return "system_error", f"the node failed: {error}"
@@ -134,16 +144,18 @@ class Task:
         """Send what is there; the program's failure stays what is reported."""
         self.engine.reclaim()
         self.outputs.send()
-        troubles = [said for _, said in sorted(self.outputs.troubles.items())]
+        troubles = [each for _, each in sorted(self.outputs.troubles.items())]
         refused = self.outputs.missing if self.order.missing == "error" else []
-        said = [*troubles, *refused]
+        said = [*(sentence for sentence, _ in troubles), *refused]
         if is_too_long([*self.outputs.left]):
             said.append(f"{len(self.outputs.left)} files are left to be sent: too many to be told")
         self.log += [line for line in self.outputs.missing if failure or line not in refused]
         if failure is None and said:
+            self.turn = troubles[0][1] if troubles else USER
             self.log += said[1:]
             return "system_error", said[0]
         self.log += said if failure else []
+        self.turn = PROGRAM if failure else None
         self.keeps = bool(self.outputs.left)
         return ("executor_error", failure) if failure else ("complete", None)
 
@@ -163,6 +175,7 @@ class Task:
             "job": self.order.job,
             "outcome": outcome,
             "reason": reason,
+            "turn": self.turn,
             "started_at": self.started_at,
             "ended_at": now(),
             "executors": self.results,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import NodeTrouble
 
 if TYPE_CHECKING:
     import ssl
@@ -21,5 +21,5 @@ def tls_context(ca: str | None) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cadata=ca)
         except (ssl.SSLError, ValueError) as error:
-            raise Trouble(f"the server's ca_file holds no certificates: {error}") from error
+            raise NodeTrouble(f"the server's ca_file holds no certificates: {error}") from error
     return context

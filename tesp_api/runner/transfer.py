@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from tesp_api.runner.streams import CHUNK, write_all
-from tesp_api.runner.trouble import Trouble, disk_is_full
+from tesp_api.runner.trouble import NodeTrouble, Trouble, disk_is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -117,7 +117,7 @@ class Arrival:
         self.size = size_bytes
         room = os.fstatvfs(self.file)
         if size_bytes - self.received > room.f_bavail * room.f_frsize:
-            raise Trouble(f"the disk of the node is full: {size_bytes} bytes were to come")
+            raise NodeTrouble(f"the disk of the node is full: {size_bytes} bytes were to come")
 
     def write(self, data: bytes) -> None:
         """Take the next piece; what the node's disk has against it is Trouble."""
@@ -200,8 +200,8 @@ class Way:
 def disk_trouble(error: OSError) -> Trouble:
     """Return what a failure of the node's own disk is called."""
     if disk_is_full(error):
-        return Trouble("the disk of the node is full")
-    return Trouble(f"the node failed: {error.strerror or error}")
+        return NodeTrouble("the disk of the node is full")
+    return NodeTrouble(f"the node failed: {error.strerror or error}")
 
 
 def scheme(url: str) -> str:

@@ -16,7 +16,7 @@ from tesp_api.runner.processes import close_all_but, kill, kill_group
 from tesp_api.runner.report import now
 from tesp_api.runner.streams import write_all
 from tesp_api.runner.tree import Tree, link_target, uproot
-from tesp_api.runner.trouble import Trouble
+from tesp_api.runner.trouble import NodeTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +42,7 @@ class Watch:
     def ready(self) -> None:
         """Wait until the watchdog is there: nothing may be started before."""
         if not os.read(self._up, 1):
-            raise Trouble("no watchdog can be started on this node")
+            raise NodeTrouble("no watchdog can be started on this node")
         os.close(self._up)
 
     def done(self) -> None:

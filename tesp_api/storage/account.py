@@ -1,6 +1,6 @@
 """One entry of `storage.s3`: where its buckets are, and how the server gets at them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +21,9 @@ class ObjectStore(Protocol):
 
     async def listed(self, where: str, bucket: str, prefix: str) -> Sequence[Found]:
         """Return all objects whose keys begin with `prefix`."""
+
+    async def uploads(self, where: str, bucket: str, key: str) -> Collection[str]:
+        """Return the ids of the uploads in parts that are under way to this key."""
 
     async def begin(self, where: str, bucket: str, key: str) -> str:
         """Return the id of a new upload in parts."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import SplitResult
 
@@ -97,11 +97,18 @@ class S3Uploads:
         parts = [signer.url("PUT", bucket, key, query) for query in queries]
         return {"name": _shown(url), "parts": parts, "part_bytes": part_bytes}
 
-    async def begin_upload(self, url: SplitResult, left: Left, owner: str | None) -> str | None:
-        """Return an upload's id where the file is larger than one PUT may be."""
+    async def open_uploads(
+        self, url: SplitResult, left: Left, owner: str | None
+    ) -> Collection[str] | None:
+        """Return what is under way to this key where the file is larger than one PUT may be."""
         account, url = self._target(url, left, owner)
         if left.size_bytes <= account.multipart_bytes:
             return None
+        return await account.store.uploads(_shown(url), url.netloc, url.path[1:])
+
+    async def begin_upload(self, url: SplitResult, left: Left, owner: str | None) -> str:
+        """Return an upload's id."""
+        account, url = self._target(url, left, owner)
         return await account.store.begin(_shown(url), url.netloc, url.path[1:])
 
     async def complete_upload(

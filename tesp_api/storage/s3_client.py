@@ -12,7 +12,7 @@ import ssl
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +90,10 @@ class S3Client:
         """Return all objects, page after page."""
         return await self._in_thread(where, lambda: self._listed(bucket, prefix))
 
+    async def uploads(self, where: str, bucket: str, key: str) -> Collection[str]:
+        """Return what is under way to exactly this key, page after page."""
+        return await self._in_thread(where, lambda: self._uploads(bucket, key))
+
     async def begin(self, where: str, bucket: str, key: str) -> str:
         """Begin an upload in parts."""
         return await self._in_thread(where, lambda: self._begin(bucket, key))
@@ -121,6 +125,16 @@ class S3Client:
             if len(found) > MOST_OBJECTS:
                 raise OutOfReach(f"there are more than {MOST_OBJECTS} objects below it")
         return found
+
+    def _uploads(self, bucket: str, key: str) -> Collection[str]:
+        pages = self._opened().get_paginator("list_multipart_uploads")
+        found = pages.paginate(Bucket=bucket, Prefix=key)
+        return {
+            str(each["UploadId"])
+            for page in found
+            for each in page.get("Uploads", ())
+            if each["Key"] == key
+        }
 
     def _begin(self, bucket: str, key: str) -> str:
         begun = self._opened().create_multipart_upload(Bucket=bucket, Key=key)

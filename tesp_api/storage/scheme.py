@@ -1,6 +1,6 @@
 """What one kind of URL has to know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import SplitResult
 
@@ -18,8 +18,13 @@ class Uploads(Protocol):
     ) -> Order:
         """Return how one file is sent."""
 
-    async def begin_upload(self, url: SplitResult, left: Left, owner: str | None) -> str | None:
-        """Return the id of a new upload in parts, or None."""
+    async def open_uploads(
+        self, url: SplitResult, left: Left, owner: str | None
+    ) -> Collection[str] | None:
+        """Return the ids of all uploads in parts to the same place, or None."""
+
+    async def begin_upload(self, url: SplitResult, left: Left, owner: str | None) -> str:
+        """Return the id of a new upload in parts."""
 
     async def complete_upload(
         self, url: SplitResult, left: Left, owner: str | None, upload: str, etags: Sequence[str]

@@ -4,7 +4,7 @@ What only the other side knows (no such bucket, no such file) is not asked at cr
 task later, with what the other side said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import SplitResult
 
 from tesp_api.domain.errors import OutOfReach
@@ -59,8 +59,15 @@ class UrlStorage:
         uploads, url = self._uploads(item, owner)
         return await uploads.stage_order(url, left, owner, upload)
 
-    async def begin_upload(self, item: Output, left: Left, owner: str | None) -> str | None:
-        """Return the id of a new upload in parts where the file needs one."""
+    async def open_uploads(
+        self, item: Output, left: Left, owner: str | None
+    ) -> Collection[str] | None:
+        """Return all uploads under way to where the file goes, if it needs one."""
+        uploads, url = self._uploads(item, owner)
+        return await uploads.open_uploads(url, left, owner)
+
+    async def begin_upload(self, item: Output, left: Left, owner: str | None) -> str:
+        """Return the id of a new upload in parts."""
         uploads, url = self._uploads(item, owner)
         return await uploads.begin_upload(url, left, owner)
 

@@ -7,6 +7,7 @@ in `test_amqp_runner`.
 
 import asyncio
 import contextlib
+import itertools
 import os
 import re
 import time
@@ -17,10 +18,10 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from tesp_api.domain.errors import RunnerUnreachable
+from tesp_api.domain.errors import LeaseLapsed, RunnerUnreachable
 from tesp_api.domain.report import Report, Verdict, unframe
 from tesp_api.domain.task import JobId
-from tesp_api.ports import JobRunner, Phase, Sighting, Traces
+from tesp_api.ports import OVER, JobRunner, Phase, Sighting, Traces
 from tesp_api.pulsar import rest, wire
 from tesp_api.store.sqlite import SqliteStore
 from tests.amqp_pulsars import AmqpPulsar
@@ -28,7 +29,6 @@ from tests.e2e.web import Web, serving
 from tests.needs import need
 from tests.pulsars import SECOND_MANAGER, LivePulsar, processes_of
 
-OVER: Final = frozenset({Phase.ENDED, Phase.FAILED, Phase.KILLED, Phase.UNKNOWN})
 CANARY: Final = "canary-7f3a9c1e"
 Order = dict[str, Any]
 Found = TypeVar("Found")
@@ -173,6 +173,37 @@ async def test_a_job_is_seen_running_while_it_runs(runner: JobRunner) -> None:
 
 async def test_a_job_that_was_never_started_is_unknown(runner: JobRunner) -> None:
     assert (await runner.look(new_job())).phase is Phase.UNKNOWN
+
+
+async def test_what_ran_or_never_was_is_not_waiting_to_begin(runner: JobRunner) -> None:
+    job = new_job()
+    assert not await runner.has_unbegun(new_job())
+
+    await runner.start(job, order(job, "true"), again=False)
+    await ended(runner, job)
+
+    assert not await runner.has_unbegun(job)
+
+
+@rest_alone
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_was_sent_and_not_submitted_waits_to_begin(
+    again: bool, pulsar: LivePulsar, tmp_path: Path
+) -> None:
+    job, calls = new_job(), itertools.count()
+
+    def cut_off_before_the_submit() -> None:
+        if next(calls) == (2 if again else 1):
+            raise LeaseLapsed("too late")
+
+    async with connected(pulsar, tmp_path, permit=cut_off_before_the_submit) as runner:
+        with pytest.raises(LeaseLapsed):
+            await runner.start(job, order(job, "true"), again=again)
+        assert (await runner.look(job)).phase is Phase.SET_UP
+        assert await runner.has_unbegun(job)
+
+        await runner.start(job, order(job, "true"))
+        await ended(runner, job)
 
 
 async def test_a_start_that_is_repeated_is_one_run(runner: JobRunner, web: Web) -> None:

@@ -277,7 +277,7 @@ async def test_left_files_are_sent_by_urls_of_their_own(
         order = await storage.send_order(output, None)
         assert order == {"path": "/out", "type": "DIRECTORY", "name": url, "deferred": True}
         file = left("/out/a b/ü", "a b/ü", 3)
-        assert await storage.begin_upload(output, file, None) is None
+        assert await storage.open_uploads(output, file, None) is None, "one PUT will do"
         order = await storage.stage_order(output, file, None, None)
         assert order["name"] == "s3://data/results/a b/ü"
         assert put(order["url"], url.encode()).status_code == 200
@@ -289,7 +289,6 @@ async def test_a_large_file_goes_up_in_parts(s3: S3, bucket: Bucket, clock: Mova
     content = bytes(range(256)) * 4 * 1024 * 65
     output, file = Output(path="/out", url="s3://data/large.bin"), left("/out", "", len(content))
     upload = await storage.begin_upload(output, file, None)
-    assert upload is not None
     order = await storage.stage_order(output, file, None, upload)
     etags = send_parts(order, content)
     assert len(etags) == 2
@@ -303,6 +302,23 @@ async def test_a_large_file_goes_up_in_parts(s3: S3, bucket: Bucket, clock: Mova
     assert digest(bucket.get("large.bin")) == digest(content)
 
 
+async def test_uploads_under_way_to_the_same_key_are_known_and_no_others(
+    s3: S3, bucket: Bucket, clock: MovableClock
+) -> None:
+    storage = storage_of(clock, entry(s3, multipart_bytes=MIB))
+    output, file = Output(path="/out", url="s3://data/open"), left("/out/a b", "a b", 2 * MIB)
+    longer = left("/out/a b c", "a b c", 2 * MIB)
+    assert await storage.open_uploads(output, file, None) == set()
+    one = await storage.begin_upload(output, file, None)
+    two = await storage.begin_upload(output, file, None)
+    other = await storage.begin_upload(output, longer, None)
+    assert await storage.open_uploads(output, file, None) == {one, two}
+    await storage.abort_upload(output, file, None, one)
+    assert await storage.open_uploads(output, file, None) == {two}
+    await storage.abort_upload(output, file, None, two)
+    await storage.abort_upload(output, longer, None, other)
+
+
 async def test_an_upload_that_is_gone_is_not_taken_for_an_older_object_of_the_same_size(
     s3: S3, bucket: Bucket, clock: MovableClock
 ) -> None:
@@ -310,7 +326,6 @@ async def test_an_upload_that_is_gone_is_not_taken_for_an_older_object_of_the_sa
     output, file = Output(path="/out", url="s3://data/again.bin"), left("/out", "", 2 * MIB)
     bucket.put("again.bin", b"o" * 2 * MIB)
     upload = await storage.begin_upload(output, file, None)
-    assert upload is not None
     etags = send_parts(await storage.stage_order(output, file, None, upload), b"n" * 2 * MIB)
     await storage.abort_upload(output, file, None, upload)
     await storage.abort_upload(output, file, None, upload)
@@ -325,7 +340,6 @@ async def test_parts_without_their_right_etags_make_no_object(
     storage = storage_of(clock, entry(s3, multipart_bytes=MIB))
     output, file = Output(path="/out", url="s3://data/odd.bin"), left("/out", "", 2 * MIB)
     upload = await storage.begin_upload(output, file, None)
-    assert upload is not None
     send_parts(await storage.stage_order(output, file, None, upload), b"n" * 2 * MIB)
     with pytest.raises(OutOfReach, match="S3 answered InvalidPart"):
         await storage.complete_upload(output, file, None, upload, [f'"{"0" * 32}"'])

@@ -14,14 +14,26 @@ import signal
 import sys
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from tesp_api import cli
 from tesp_api.clock import SystemClock
-from tesp_api.ports import JobRunner, Permit, TaskStore
+from tesp_api.ports import Clock, JobRunner, Permit, TaskStore
 from tesp_api.settings import Settings, load
-from tesp_api.tesp_api import Parts, build, configure_log, make_runner, make_store
-from tests.faults.points import Known, Plan, PointedStore, Points, pointed_amqp, pointed_rest
+from tesp_api.tesp_api import (
+    Parts,
+    build,
+    configure_log,
+    make_runner,
+    make_storage,
+    make_store,
+)
+from tests.faults.names import Known
+from tests.faults.points import Plan, PointedStore, Points, point_broker, pointed_rest
+from tests.faults.storage_points import PointedStorage
+
+SOON_S: Final = 5.0
+"""Patience of a server by messages with a silent job, and with what others left."""
 
 
 class WrongClock(SystemClock):
@@ -46,10 +58,14 @@ def parts(points: Points, wrong_s: float) -> Parts:
         if settings.pulsar.amqp_url is None:
             made._ask = pointed_rest(made._ask, points, known)
         else:
-            made._broker.send = pointed_amqp(made._broker.send, points, known)
+            made._watches._silent_s = made._janitor._sweep_s = SOON_S
+            point_broker(made._broker, points, known)
         return made
 
-    return Parts(store=store, runner=runner, clock=lambda: WrongClock(wrong_s))
+    def storage(settings: Settings, clock: Clock) -> Any:
+        return PointedStorage(make_storage(settings, clock), points)
+
+    return Parts(store=store, runner=runner, storage=storage, clock=lambda: WrongClock(wrong_s))
 
 
 async def serve(points: Points, wrong_s: float) -> None:

@@ -34,12 +34,13 @@ from tesp_api.domain.plan import Engine, Site
 from tesp_api.domain.report import MARK
 from tesp_api.domain.task import DriverId, JobId, Left, Task, TaskId
 from tesp_api.domain.tes import Input, Output, State, TaskRequest
-from tesp_api.duties import OVER, Duties, Policy
+from tesp_api.duties import Duties
 from tesp_api.lease import Lease
 from tesp_api.orders import Orders
-from tesp_api.ports import Phase, Sighting, Storage, TaskStore, Traces
+from tesp_api.ports import OVER, Phase, Sighting, Storage, TaskStore, Traces
 from tesp_api.retention import Retention
 from tesp_api.store.sqlite import SqliteStore
+from tesp_api.verdict import Policy
 
 MEMORY: Final = Path("/dev/shm")
 CANCELABLE: Final = (State.QUEUED, State.INITIALIZING, State.RUNNING)
@@ -211,6 +212,8 @@ class Script:
     says_running: bool = False
     """Whether Pulsar says `running` for ever, as it does after its own restart."""
     watchdog: bool = True
+    forgotten: bool = False
+    """Pulsar takes it, and is killed before it starts it: it waits for its submit again."""
     fails: bool = False
     """Pulsar cannot run it."""
     left: tuple[Left, ...] = ()
@@ -226,6 +229,8 @@ class FakeJob:
     script: Script
     started: float
     killed: float | None = None
+    gutted: bool = False
+    """Whether its directory was removed under it."""
 
     @property
     def mode(self) -> str:
@@ -247,6 +252,10 @@ class FakeJob:
         return min(ends)
 
     def phase(self, now: float) -> Phase:
+        if self.gutted and (now >= self.stopped() or self.killed is not None):
+            return Phase.SET_UP  # Pulsar makes a new directory to write the end into
+        if self.script.forgotten and self.killed is None:
+            return Phase.SET_UP
         if self.script.fails:
             return Phase.FAILED
         frozen = self.script.freezes_s is not None or self.script.says_running
@@ -259,10 +268,17 @@ class FakeJob:
     def ran(self, now: float) -> bool:
         """Whether the runner was ever up."""
         up = self.started + self.script.queue_s
-        return self.order is not None and not self.script.fails and self.stopped() >= up <= now
+        if self.script.forgotten or self.script.fails:
+            return False
+        return self.order is not None and self.stopped() >= up <= now
 
     def reported(self, now: float) -> bool:
-        return self.ran(now) and self.stopped() == self.end() <= now and bool(self.script.outcome)
+        return (
+            not self.gutted
+            and self.ran(now)
+            and self.stopped() == self.end() <= now
+            and bool(self.script.outcome)
+        )
 
 
 class ScriptedPulsar:
@@ -286,8 +302,12 @@ class ScriptedPulsar:
         self._ghosts: dict[JobId, FakeJob] = {}
         self._deleted: set[JobId] = set()
 
-    async def start(self, job: JobId, order: Mapping[str, Any]) -> None:
+    async def start(self, job: JobId, order: Mapping[str, Any], *, again: bool = True) -> None:
+        assert again or job not in self.jobs, f"{job} was sent before, unheard"
         await self.gate.through("start", lambda: self._start(job, order))
+
+    async def has_unbegun(self, job: JobId) -> bool:
+        return bool(await self.gate.through("has_unbegun", lambda: self._has_unbegun(job)))
 
     async def look(self, job: JobId) -> Sighting:
         return await self.gate.through("look", lambda: self._look(job))
@@ -311,6 +331,10 @@ class ScriptedPulsar:
         jobs = [*self.jobs.values(), *self._ghosts.values()]
         return [job.id for job in jobs if self._lives(job) and (job.order or {})["task"] == task]
 
+    def gut(self, job: JobId) -> None:
+        """Remove its directory under it; what runs, runs on."""
+        self.jobs[job].gutted = True
+
     def lose(self, job: JobId) -> None:
         """Have Pulsar forget the job, directory and all; what runs, runs on."""
         self._ghosts[job] = self.jobs.pop(job)
@@ -327,7 +351,7 @@ class ScriptedPulsar:
     async def _start(self, job: JobId, order: Mapping[str, Any]) -> None:
         if job in self._deleted:
             self.sins.append(f"{job} was used again after its deletion")
-        if job in self.jobs:
+        if job in self.jobs and not self.jobs[job].script.forgotten:
             return
         script = Script()
         if order.get("mode") != "reap":
@@ -342,6 +366,10 @@ class ScriptedPulsar:
             self.broken_reapers -= 1
             script = Script(outcome=None)
         self.jobs[job] = FakeJob(job, order, script, self._time.elapsed)
+
+    async def _has_unbegun(self, job: JobId) -> bool:
+        found = self.jobs.get(job)
+        return found is not None and not found.gutted and not found.ran(self._time.elapsed)
 
     async def _look(self, job: JobId) -> Sighting:
         self._settle_fates()
@@ -362,7 +390,7 @@ class ScriptedPulsar:
     async def _settle(self, job: JobId) -> Traces:
         self._settle_fates()
         now, found = self._time.elapsed, self.jobs.get(job)
-        if found is None or not found.ran(now):
+        if found is None or found.gutted or not found.ran(now):
             return Traces()
         begun = [json.dumps({"event": "executor_start", "index": 0})] if found.script.begins else []
         return Traces(
@@ -377,7 +405,7 @@ class ScriptedPulsar:
         found = self.jobs.get(job)
         if found is None:
             return
-        if found.phase(self._time.elapsed) not in OVER:
+        if found.phase(self._time.elapsed) not in OVER and not found.gutted:
             self.sins.append(f"{job} was deleted while it ran")
         if self.sticky_deletes:
             self.sticky_deletes -= 1
@@ -421,7 +449,10 @@ class FakeStorage:
         self.gate = Gate(lambda name: StorageUnreachable(f"no storage for {name}"))
         self.cursed = False
         """Whether it has no way to anything."""
+        self.closed_mouth = False
+        """Whether it tells nobody which uploads are under way."""
         self.signed = 0
+        self.of_others = ["somebody's"]
         self.begun: list[str] = []
         self.completed: list[str] = []
         self.aborted: list[str] = []
@@ -441,9 +472,14 @@ class FakeStorage:
         url = self._sign(f"{item.url}/{left.below}")
         return {"url": url} if upload is None else {"parts": [f"{url}/{upload}"] * 3}
 
-    async def begin_upload(self, _item: Output, left: Left, _owner: str | None) -> str | None:
+    async def open_uploads(
+        self, _item: Output, left: Left, _owner: str | None
+    ) -> Sequence[str] | None:
         if left.size_bytes < self.LARGE:
             return None
+        return list(await self.gate.through("list", self._open))
+
+    async def begin_upload(self, _item: Output, _left: Left, _owner: str | None) -> str:
         return str(await self.gate.through("begin", self._begin))
 
     async def complete_upload(
@@ -465,6 +501,17 @@ class FakeStorage:
             raise OutOfReach(f"{url} is out of reach.")
         self.signed += 1
         return f"{url}?signature={self.signed}"
+
+    async def _open(self) -> Sequence[str]:
+        if self.closed_mouth:
+            raise OutOfReach("list: access denied.")
+        return self.open
+
+    @property
+    def open(self) -> Sequence[str]:
+        """Return what is under way; all files are as one here."""
+        ended = {*self.completed, *self.aborted}
+        return [one for one in (*self.of_others, *self.begun) if one not in ended]
 
     async def _begin(self) -> str:
         self.begun.append(f"upload-{len(self.begun)}")

@@ -55,6 +55,19 @@ def test_reading_of_an_unknown_job_finds_nothing(staging: Path) -> None:
     assert (traces.report, traces.watch) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("config", "unbegun"),
+    [('{"command_line": "python3"}', True), ("{}\n", False), (None, False)],
+)
+def test_a_job_is_unbegun_while_what_pulsar_starts_it_with_is_as_it_came(
+    staging: Path, config: str | None, unbegun: bool
+) -> None:
+    """See `messages.command`: the first thing that a job does is to empty it."""
+    if config is not None:
+        (staging / JOB / "launch_config").write_text(config)
+    assert chores.unbegun(carry_out(staging, chores.reading(JOB))) is unbegun
+
+
 def test_removal_takes_the_named_jobs_and_old_chores_and_nothing_else(staging: Path) -> None:
     for name in ("tes-a-1", "tes-b-0", "tes-chore-2", "tes-chore-3"):
         (staging / name / "deep").mkdir(parents=True)

@@ -481,6 +481,46 @@ async def test_containers_without_a_watchdog_are_reaped_before_the_task_is_cance
         await w.until_tidy(task_id)
 
 
+async def test_a_canceled_job_that_had_lost_its_directory_while_it_ran_is_reaped() -> None:
+    async with world() as w:
+        w.pulsar.scripts = [Script(run_s=600, watchdog=False)]
+        driver = w.begin()
+        task_id = await w.post()
+        await w.until_state(task_id, State.RUNNING)
+        w.pulsar.gut(w.pulsar.runs[0])
+        await w.cancel(task_id, driver)
+        await w.until_state(task_id, State.CANCELED, within_s=60)
+        assert not w.pulsar.living(task_id)
+        await w.until_tidy(task_id)
+
+
+async def test_a_job_that_pulsar_took_and_never_started_is_submitted_again() -> None:
+    async with world() as w:
+        w.pulsar.scripts = [Script(forgotten=True)]
+        w.begin()
+        task = await w.until_state(await w.post(), State.COMPLETE, within_s=60)
+        assert len(task.attempts) == 1
+        assert w.pulsar.runs == [task.jobs[0].id] * 2
+
+
+async def test_a_short_job_that_ran_unseen_and_lost_its_directory_is_not_run_again() -> None:
+    async with world() as w:
+        w.begin()
+
+        async def look_away(name: str, done: bool) -> None:
+            if name == "start" and done and len(w.pulsar.jobs) == 1:
+                w.pulsar.gut(w.pulsar.runs[0])
+                w.pulsar.gate.down = {"look"}
+
+        w.pulsar.gate.hook = look_away
+        task_id = await w.post()
+        await w.pass_(20)
+        w.pulsar.gate.down = set()
+        task = await w.until_state(task_id, State.SYSTEM_ERROR, within_s=120)
+        assert len(w.pulsar.runs) == 1
+        assert "Nobody can tell whether an executor had started" in logs(task)
+
+
 async def test_each_attempt_has_a_reaper_of_its_own() -> None:
     async with world() as w:
         w.pulsar.scripts = [Script(run_s=20, outcome=None, watchdog=False)] * 3
@@ -552,7 +592,7 @@ LEFT = (
     Left(output=0, path="/out/a", below="a", size_bytes=1),
     Left(output=0, path="/out/b", below="b", size_bytes=FakeStorage.LARGE),
 )
-STORAGE_CALLS = ("begin", "complete", "abort")
+STORAGE_CALLS = ("list", "begin", "complete", "abort")
 MOST_CRASHES = int(os.environ.get("TESP_TEST_CRASHES", "14"))
 """How many moments of each story are tried; the property test below tries others each time."""
 STORIES: dict[str, tuple[list[Script], str | None, frozenset[State]]] = {
@@ -638,6 +678,7 @@ async def tell(story: str, crash_at: Callable[[int], bool]) -> tuple[Task, int]:
         assert task.state in ends, task
         assert not w.pulsar.living(TaskId("a"))
         assert w.pulsar.jobs == {}
+        assert w.storage.open == w.storage.of_others
         assert len(w.pulsar.runs) <= len(scripts) + 1
         return task, next(numbers)
 

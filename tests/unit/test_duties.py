@@ -18,7 +18,8 @@ from tesp_api.domain.lifecycle import (
 )
 from tesp_api.domain.task import DriverId, JobId, Task
 from tesp_api.domain.tes import State
-from tesp_api.duties import Drive, Duties, next_job_id
+from tesp_api.drive import Drive
+from tesp_api.duties import Duties
 from tesp_api.orders import Orders
 from tesp_api.ports import Phase, Sighting, Traces
 from tests.unit.fakes import (
@@ -45,8 +46,12 @@ class Oracle:
         self.output = output
         self.asked: list[str] = []
 
-    async def start(self, _job: JobId, _order: Mapping[str, Any]) -> None:
-        self.asked.append("start")
+    async def start(self, _job: JobId, _order: Mapping[str, Any], *, again: bool = True) -> None:
+        self.asked.append("start again" if again else "start")
+
+    async def has_unbegun(self, _job: JobId) -> bool:
+        self.asked.append("has_unbegun")
+        return True
 
     async def look(self, _job: JobId) -> Sighting:
         self.asked.append("look")
@@ -109,7 +114,7 @@ async def test_a_start_without_doubt_is_one_call() -> None:
 async def test_in_doubt_a_job_is_started_only_where_pulsar_has_not_got_it(phase: Phase) -> None:
     oracle = Oracle(phase)
     await duties(oracle).step(claimed(), drive(claimed(), doubt=True))
-    assert ("start" in oracle.asked) is (phase in (Phase.UNKNOWN, Phase.SET_UP))
+    assert ("start again" in oracle.asked) is (phase in (Phase.UNKNOWN, Phase.SET_UP))
 
 
 async def test_a_running_task_is_looked_at_and_nothing_else() -> None:
@@ -203,7 +208,7 @@ async def test_an_unsure_job_waits_for_its_quarantine_and_its_neighbours_do_not(
 def test_no_job_id_is_ever_given_twice() -> None:
     task, seen = new_task(), set()
     for slot in range(5):
-        job = next_job_id(task)
+        job = task.next_job
         assert job not in seen
         seen.add(job)
         task = advance(task, Claimed(at=BEGINNING, job=job, slot=slot, driver=DriverId("d")))

@@ -32,11 +32,11 @@ from tesp_api.domain.lifecycle import (
     abort,
     adopt,
     advance,
-    begin,
     doubt,
     forget,
     note,
     reap,
+    upload,
 )
 from tesp_api.domain.task import DriverId, JobId, Left, Purpose, Task, Upload
 from tesp_api.domain.tes import ExecutorLog, OutputFileLog, State
@@ -185,11 +185,17 @@ def test_doubt_travels_with_another_change() -> None:
 
 
 def test_a_reaper_is_no_run_job_and_is_left_over_until_forgotten() -> None:
-    task = reap(after(claimed()), JobId("r"), AT)
+    task = reap(after(claimed()), AT)
     assert task.job is not None
     assert task.job.id == "j0"
     assert task.jobs[-1].purpose is Purpose.REAP
-    assert [job.id for job in forget(task, JobId("j0"), JobId("r")).leftovers] == []
+    assert [job.id for job in forget(task, JobId("j0"), task.jobs[-1].id).leftovers] == []
+
+
+def test_a_job_is_remembered_as_running_once_it_was_seen_so() -> None:
+    task = after(claimed(), Submitted(at=AT), Started(at=AT), CancelAsked(at=AT))
+    assert task.jobs[0].ran
+    assert not after(claimed(), Submitted(at=AT)).jobs[0].ran
 
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=25))
@@ -238,7 +244,7 @@ def test_what_was_left_is_kept_until_the_end_and_its_outputs_join_those_already_
 
 
 def test_a_task_with_an_upload_begun_is_untidy_until_it_is_aborted() -> None:
-    task = begin(in_state(State.COMPLETE), Upload(left=LEFT, id="u"))
+    task = upload(in_state(State.COMPLETE), Upload(left=LEFT, id="u"))
     task = forget(task, *(job.id for job in task.jobs))
     assert task.untidy
     assert not abort(task).untidy

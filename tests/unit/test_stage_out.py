@@ -1,5 +1,6 @@
 """Outputs that only the end of the run could name: a second job sends them, signed as late."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -191,3 +192,49 @@ async def test_an_upload_that_may_not_be_aborted_is_told_and_let_go() -> None:
         task = await w.until_tidy(task.id)
         line = "Parts of an upload may be left: abort: access denied."
         assert task.attempts[0].system_logs[-1] == line
+
+
+async def test_what_was_begun_and_not_kept_is_let_go_of_and_nobody_else_s() -> None:
+    async with world() as w:
+        w.pulsar.scripts = [Script(left=(LARGE,))]
+        task_id = await w.post(outputs=OUTPUTS)
+
+        async def crash(name: str, done: bool) -> None:
+            if name == "begin" and done and len(w.storage.begun) == 1:
+                for running in w.running.values():
+                    running.cancel()
+                await asyncio.get_running_loop().create_future()
+
+        w.storage.gate.hook = crash
+        w.begin()
+        await w.pass_(5)
+        await w.crash()
+        w.begin()
+        await w.until_state(task_id, State.COMPLETE)
+        await w.until_tidy(task_id)
+        assert w.storage.completed == ["upload-1"]
+        assert w.storage.open == w.storage.of_others
+
+
+async def test_an_upload_begun_while_somebody_else_took_over_is_let_go_of() -> None:
+    async with world() as w:
+        driver = w.begin()
+        w.pulsar.scripts = [Script(left=(LARGE,))]
+        task_id = await w.post(outputs=OUTPUTS)
+
+        async def interfere(name: str, done: bool) -> None:
+            if name == "begin" and done:
+                await w.cancel(task_id, driver)
+
+        w.storage.gate.hook = interfere
+        await w.until_state(task_id, State.CANCELED)
+        await w.until_tidy(task_id)
+        assert w.storage.open == w.storage.of_others
+
+
+async def test_a_storage_that_tells_of_no_uploads_is_used_all_the_same() -> None:
+    async with world() as w:
+        w.storage.closed_mouth = True
+        w.begin()
+        await ended(w, Script(left=(LARGE,)))
+        assert w.storage.completed == ["upload-0"]
