@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from typing import Final
 
+from tesp_api.adapters import make_runner, make_store
 from tesp_api.clock import SystemClock
 from tesp_api.domain import plan
 from tesp_api.domain.errors import Misconfigured, Unreachable
@@ -12,7 +13,7 @@ from tesp_api.domain.task import JobId, Task
 from tesp_api.domain.tes import Executor, State, TaskRequest
 from tesp_api.ports import JobRunner, Phase, Sighting, TaskStore
 from tesp_api.settings import Settings
-from tesp_api.tesp_api import make_runner, make_site, make_store, new_task_id
+from tesp_api.tesp_api import make_site, new_task_id
 
 PATIENCE_S: Final = 90.0
 POLL_S: Final = 0.2

@@ -13,11 +13,12 @@ from typing import Final
 import uvicorn
 
 from tesp_api import __version__, check, migrate
+from tesp_api.adapters import make_runner, make_store
 from tesp_api.domain.errors import Misconfigured, StoreUnreachable
 from tesp_api.local import engines, example
 from tesp_api.local.own_pulsar import OwnPulsar
 from tesp_api.settings import Settings, load, masked, table
-from tesp_api.tesp_api import Server, build, configure_log, make_runner, make_store
+from tesp_api.tesp_api import Server, build, configure_log
 
 SHUTDOWN_S: Final = 10
 STARTED_POLL_S: Final = 0.02

@@ -15,13 +15,13 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from tesp_api.adapters import make_storage
 from tesp_api.domain.errors import OutOfReach, StorageUnreachable
 from tesp_api.domain.task import Left
 from tesp_api.domain.tes import Input, Output
 from tesp_api.settings.model import Keys as AllSettings
 from tesp_api.settings.model import Settings
 from tesp_api.storage import UrlStorage
-from tesp_api.tesp_api import make_storage
 from tests.servers import pki as certificates
 from tests.servers.process import nobody_listens
 from tests.servers.s3 import S3, Bucket, minio, seaweedfs

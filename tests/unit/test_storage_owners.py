@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tesp_api.adapters import make_storage
 from tesp_api.clock import SystemClock
 from tesp_api.domain.errors import InvalidRequest, OutOfReach
 from tesp_api.domain.rules import Policy
@@ -13,7 +14,6 @@ from tesp_api.domain.tes import Input
 from tesp_api.service import Principal, Service
 from tesp_api.settings.model import Keys, Settings
 from tesp_api.storage import UrlStorage
-from tesp_api.tesp_api import make_storage
 from tests.api.memory import Listener, MemoryStore, StillClock
 
 PASSWORD = {"basic_auth": {"enable": True, "username": "alice", "password": "secret-word"}}
