@@ -75,6 +75,7 @@ def make_runner(
             timeout_s=pulsar.client_timeout,
             tls=tls,
             permit=permit,
+            sweep_s=settings.retention.sweep_s,
         )
     token = pulsar.private_token
     return RestRunner(

@@ -20,7 +20,8 @@ from tesp_api.local.own_pulsar import OwnPulsar
 from tesp_api.settings import Settings, load, masked, table
 from tesp_api.tesp_api import Server, build, configure_log
 
-SHUTDOWN_S: Final = 10
+SHUTDOWN_S: Final = 2
+"""How long open requests may take at the end; with the steps and the closing less than 10 s."""
 STARTED_POLL_S: Final = 0.02
 
 

@@ -9,6 +9,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
 from loguru import logger
@@ -39,6 +40,9 @@ TELL_AFTER_S: Final = 10.0
 SHORTEST_S: Final = 0.025
 BUG_S: Final = 60.0
 TICK_S: Final = 1.0
+LAST_STEPS_S: Final = 3.0
+"""How long steps under way may take at the end; a step that is broken off is one that crashed."""
+GIVE_BACK_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,17 +106,18 @@ class Dispatcher:
                 group.create_task(self._work_on(), name=f"worker {number}")
 
     async def stop(self, running: asyncio.Task[None]) -> None:
-        """Let the steps under way end, at most 8 s, then hand everything over."""
+        """Let the steps under way end, if that is soon, then hand everything over."""
         self._stopping = True
-        for _ in range(80):
+        for _ in range(int(LAST_STEPS_S / 0.1)):
             if not any(drive.busy for drive in self._drives.values()):
                 break
             await self._clock.sleep(0.1)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         try:
-            await self._lease.give_back()
-        except Unreachable as error:
+            async with asyncio.timeout(GIVE_BACK_S):
+                await self._lease.give_back()
+        except (Unreachable, TimeoutError) as error:
             logger.warning("the lease could not be given back: {}", error)
 
     async def _repeat(
@@ -352,11 +357,10 @@ class Dispatcher:
         if task is None or task.driver != self._lease.driver or task.state in TERMINAL:
             drive.noted = True
         elif ended and task.state is not State.CANCELING:
-            reason = f"Given up after {lasted:.0f} s (dispatch.patience_s): {error}"
-            await self._save(
-                task, lifecycle.advance(task, Broke(at=self._clock.now(), reason=reason))
-            )
+            tried = f"Given up after {lasted:.0f} s of trying (dispatch.patience_s)"
+            broke = Broke(at=self._clock.now(), reason=f"{tried}: {error} {error.turn}")
+            await self._save(task, lifecycle.advance(task, broke))
         elif not drive.noted:
-            since = self._clock.now().isoformat(timespec="seconds")
-            await self._save(task, lifecycle.note(task, f"{since} Waiting: {error}"))
+            since = (self._clock.now() - timedelta(seconds=lasted)).isoformat(timespec="seconds")
+            await self._save(task, lifecycle.note(task, f"Since {since}. Waiting: {error}"))
             drive.noted = True

@@ -60,7 +60,9 @@ class Duties:
         try:
             return await self._duty(task, drive)
         except OutOfReach as error:
-            return lifecycle.advance(task, Broke(at=self._clock.now(), reason=str(error)))
+            return lifecycle.advance(
+                task, Broke(at=self._clock.now(), reason=f"{error} {error.turn}")
+            )
 
     async def _duty(self, task: Task, drive: Drive) -> Task | None:
         match task.state:

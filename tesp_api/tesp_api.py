@@ -10,7 +10,7 @@ import os
 import secrets
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,7 @@ from tesp_api.verdict import Policy
 ID_BYTES: Final = 12
 INSTANCE_LENGTH: Final = 10
 STORE_RETRY_S: Final = 2.0
+CLOSING_S: Final = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,8 +121,8 @@ def build(settings: Settings, parts: Parts | None = None) -> Server:
             yield
         finally:
             await dispatcher.stop(driving)
-            await runner.close()
-            await store.close()
+            await _soon(runner.close(), "the connections to Pulsar")
+            await _soon(store.close(), "the store")
 
     app = create_app(
         service,
@@ -156,6 +157,15 @@ async def _drive(store: TaskStore, dispatcher: Dispatcher, clock: Clock, *, open
         await clock.sleep(STORE_RETRY_S)
         opened = await _open(store)
     await dispatcher.run()
+
+
+async def _soon(closing: Awaitable[None], what: str) -> None:
+    """Close what can be closed soon; the end of the process closes the rest."""
+    try:
+        async with asyncio.timeout(CLOSING_S):
+            await closing
+    except TimeoutError:
+        logger.warning("{} could not be closed within {} s", what, CLOSING_S)
 
 
 def _end_unless_stopped(driving: asyncio.Task[None]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final
 
+from tesp_api.domain.errors import RunnerUnreachable
 from tesp_api.domain.lifecycle import (
     Broke,
     Event,
@@ -22,6 +23,7 @@ from tesp_api.domain.report import Report, Verdict
 from tesp_api.domain.task import Job, Left, Purpose, Task
 from tesp_api.ports import Phase, Sighting, Traces
 
+TURN: Final = RunnerUnreachable.turn
 MOST_SIGNINGS: Final = 5
 """How often URLs are signed anew for jobs that begin only after the signatures have ended."""
 
@@ -69,14 +71,15 @@ def died(task: Task, death: Death, policy: Policy, at: datetime) -> Event:
         if _signings(task) < policy.max_attempts:
             again = f"{what} The outputs are sent again under a new job id."
             return Unsent(at=at, job=task.next_job, reason=again)
-        return Broke(at=at, reason=f"{what} It was sending the outputs.")
+        tried = f"This was attempt {_signings(task)} of {policy.max_attempts} to send the outputs."
+        return Broke(at=at, reason=f"{what} {tried} {TURN}")
     begun = _executors_begun(task, death)
     if begun and not policy.rerun_started:
         rest = f"{begun}, so it is not run again (dispatch.rerun_started)."
-        return Broke(at=at, reason=f"{what} {rest}")
+        return Broke(at=at, reason=f"{what} {rest} {TURN}")
     if len(task.attempts) >= policy.max_attempts:
         rest = f"This was attempt {len(task.attempts)} of {policy.max_attempts}."
-        return Broke(at=at, reason=f"{what} {rest} It is the Pulsar operator's turn.")
+        return Broke(at=at, reason=f"{what} {rest} {TURN}")
     return Lost(at=at, reason=f"{what} It is tried again under a new job id.")
 
 
@@ -111,31 +114,27 @@ def _ran(task: Task, report: Report, at: datetime) -> Event:
         case Verdict.STALE if _signings(task) < MOST_SIGNINGS:
             return Expired(at=at, job=task.next_job)
         case Verdict.STALE | Verdict.SYSTEM_ERROR:
-            return Broke(at=at, outcome=told, reason=_reason(report))
+            return Broke(at=at, outcome=told, reason=report.complaint())
 
 
 def _sent(task: Task, report: Report, at: datetime) -> Event:
     told = report.told()
     match report.outcome:
         case Verdict.STALE if _signings(task) < MOST_SIGNINGS:
-            return Unsent(at=at, job=task.next_job, reason=_reason(report))
+            return Unsent(at=at, job=task.next_job, reason=report.complaint())
         case Verdict.COMPLETE if not task.failed:
             return Succeeded(at=at, outcome=told)
         case _ if not task.failed:
-            return Broke(at=at, outcome=told, reason=_reason(report))
+            return Broke(at=at, outcome=told, reason=report.complaint())
         case Verdict.COMPLETE:
             return ExecutorFailed(at=at, outcome=told)
         case _:
-            told = replace(told, log=(*told.log, _reason(report)))
+            told = replace(told, log=(*told.log, report.complaint()))
             return ExecutorFailed(at=at, outcome=told)
 
 
 def _left(output: int, path: str, below: str, size_bytes: int) -> Left:
     return Left(output=output, path=path, below=below, size_bytes=size_bytes)
-
-
-def _reason(report: Report) -> str:
-    return report.reason or "The runner failed without a reason."
 
 
 def _signings(task: Task) -> int:

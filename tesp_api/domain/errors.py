@@ -21,6 +21,7 @@ TespError
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 class TespError(Exception):
@@ -78,12 +79,18 @@ class Overloaded(Refused):
 class OutOfReach(TespError):
     """The URL is as it should be, but this server has no way there; trying again is of no use."""
 
+    turn: ClassVar[str] = (
+        "It is the user's turn to ask for something else, or the operator's to open it."
+    )
+
 
 class Unreachable(TespError):
     """The other side did not answer, or its answer says nothing:
 
-    the outcome is unknown, ask again later.
+    the outcome is unknown, ask again later. `turn` says who can do something about it.
     """
+
+    turn: ClassVar[str] = "It is the operator's turn."
 
 
 class StoreUnreachable(Unreachable):
@@ -93,9 +100,13 @@ class StoreUnreachable(Unreachable):
 class RunnerUnreachable(Unreachable):
     """Pulsar did not answer, or answered without meaning; whether a call took effect is unknown."""
 
+    turn: ClassVar[str] = "It is the Pulsar operator's turn."
+
 
 class StorageUnreachable(Unreachable):
     """An object store did not answer, or not now; whether a call took effect is unknown."""
+
+    turn: ClassVar[str] = "It is the turn of who keeps the data."
 
 
 class LeaseLapsed(Unreachable):

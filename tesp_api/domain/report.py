@@ -34,6 +34,8 @@ class Report(BaseModel):
     job: str
     outcome: Verdict
     reason: str | None = None
+    turn: str | None = None
+    """Who can do something about a failure, as a sentence."""
     executors: tuple[ExecutorLog, ...] = ()
     outputs: tuple[OutputFileLog, ...] = ()
     log: tuple[str, ...] = ()
@@ -44,14 +46,20 @@ class Report(BaseModel):
     """What a storage said of each part: number of the file in the order, part by part."""
 
     def told(self) -> Outcome:
-        """Return what goes into the task's log; a failed executor's reason is its last line."""
-        failed = self.outcome is Verdict.EXECUTOR_ERROR and self.reason
+        """Return what goes into the task's log; a failed executor's reason comes last there."""
+        failed = self.outcome is Verdict.EXECUTOR_ERROR
+        last = (self.reason, self.turn) if failed else ()
         return Outcome(
             executors=self.executors,
             outputs=self.outputs,
-            log=(*self.log, self.reason) if failed and self.reason else self.log,
+            log=(*self.log, *(line for line in last if line)),
             metadata=self.metadata,
         )
+
+    def complaint(self) -> str:
+        """Return why it is not complete, and whose turn it is."""
+        reason = self.reason or "The runner failed without a reason."
+        return f"{reason.rstrip('.')}. {self.turn}" if self.turn else reason
 
 
 def unframe(text: str, job: str) -> Report | None:

@@ -5,10 +5,11 @@ read a file nor remove one, so both are errands: small jobs of ours beside the o
 """
 
 import asyncio
+import contextlib
 import secrets
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from tesp_api.domain.errors import LeaseLapsed, RunnerUnreachable
@@ -72,12 +73,12 @@ class AmqpRunner:
         heard = await self._mail.heard(job)
         if heard is not None and not _may_start_again(heard):
             return
-        self._mail.expect(job)
-        # A large order takes long to be packed, and nothing else may wait for it.
-        setup = await asyncio.to_thread(self._setup, job, order)
-        await self._broker.send(Queue.SETUP, setup)
-        self._ask_leave(job)
-        sent = await self._mail.change(job, hearsay.sent)
+        with self._expecting(job):
+            # A large order takes long to be packed, and nothing else may wait for it.
+            setup = await asyncio.to_thread(self._setup, job, order)
+            await self._broker.send(Queue.SETUP, setup)
+            self._permit()
+            sent = await self._mail.change(job, hearsay.sent)
         self._watches.of(job, sent, time.monotonic())
 
     async def has_unbegun(self, job: JobId) -> bool:
@@ -115,9 +116,9 @@ class AmqpRunner:
         if heard is not None and not heard.known:
             # Not behind its back: the id taken anew would cost a job that runs its files.
             heard = await self._errands.status(job, heard.said)
-        self._mail.expect(job)
-        self._ask_leave(job)
-        await self._mail.change(job, hearsay.killed)
+        with self._expecting(job):
+            self._permit()
+            await self._mail.change(job, hearsay.killed)
         if hearsay.needs_occupying(heard):
             await self._broker.send(Queue.SETUP, messages.setup(job, wire.OCCUPY))
         await self._end(job)
@@ -151,10 +152,15 @@ class AmqpRunner:
         await self._janitor.close(CLOSING_S)
         await self._broker.close()
 
-    def _ask_leave(self, job: JobId) -> None:
-        """Raise LeaseLapsed: others may have ended the job by now, and forgotten what it told."""
+    @contextlib.contextmanager
+    def _expecting(self, job: JobId) -> Iterator[None]:
+        """Take in what comes of the job, unless the lease lapses.
+
+        Others may have ended it by then, and forgotten what it told.
+        """
+        self._mail.expect(job)
         try:
-            self._permit()
+            yield
         except LeaseLapsed:
             self._mail.expect_no_more(job)
             raise

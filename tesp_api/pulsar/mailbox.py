@@ -60,16 +60,8 @@ class Mailbox:
         """Keep what `how` makes of what is known."""
         while True:
             kept = await self._news.news(job)
-            old = decode(kept.record) if kept else None
-            new = how(old)
-            if new == old:
-                return self._noted(job, new)
             with contextlib.suppress(Stale):
-                revision = kept.revision + 1 if kept else 1
-                doomed = new.doomed or is_passing(job)
-                await self._news.keep_news(job, encode(new), revision, doomed=doomed)
-                self._expected.discard(job)
-                return self._noted(job, new)
+                return await self._put(job, kept, how(_known(kept)))
 
     def expect(self, job: JobId) -> None:
         """Take in what comes of a job that is just being sent."""
@@ -114,17 +106,33 @@ class Mailbox:
                     await asyncio.wait_for(event.wait(), GLANCE_S)
 
     async def _keep(self, update: Update) -> None:
+        """Keep what the update adds; of a job that is forgotten meanwhile nothing is kept anew."""
         job = update.job
-        kept = await self._kept(job)
-        if kept is None and job not in self._expected:
-            logger.debug("an update of a job that is not ours was dropped", job=job)
-            return
-        before = decode(kept.record) if kept else Heard()
-        after = await self.change(job, lambda old: merge(old or Heard(), update))
+        while True:
+            kept = await self._kept(job)
+            if kept is None and job not in self._expected:
+                logger.debug("an update of a job that is not ours was dropped", job=job)
+                return
+            before = _known(kept) or Heard()
+            with contextlib.suppress(Stale):
+                self._tell(job, before, await self._put(job, kept, merge(before, update)))
+                return
+
+    def _tell(self, job: JobId, before: Heard, after: Heard) -> None:
+        """Wake who waits for the job, or else who looks after it."""
         if event := self._waiting.get(job):
             event.set()
         elif after.phase is not before.phase or after.known is not before.known:
             self.told(job)
+
+    async def _put(self, job: JobId, kept: News | None, new: Heard) -> Heard:
+        """Keep what is known now in the place of what was kept. Raises Stale."""
+        if new != _known(kept):
+            doomed = new.doomed or is_passing(job)
+            revision = kept.revision + 1 if kept else 1
+            await self._news.keep_news(job, encode(new), revision, doomed=doomed)
+            self._expected.discard(job)
+        return self._noted(job, new)
 
     def _noted(self, job: JobId, heard: Heard) -> Heard:
         """Remember for `glance` what may still change, which is short."""
@@ -140,3 +148,7 @@ class Mailbox:
             await asyncio.sleep(OVERTAKEN_S)
             kept = await self._news.news(job)
         return kept
+
+
+def _known(kept: News | None) -> Heard | None:
+    return decode(kept.record) if kept else None

@@ -20,7 +20,7 @@ from tesp_api.runner.engine import (
 )
 from tesp_api.runner.mounts import Mount, mount_option
 from tesp_api.runner.order import Order, is_below
-from tesp_api.runner.trouble import NodeTrouble, Trouble
+from tesp_api.runner.trouble import ImageTrouble, NodeTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +99,7 @@ class Apptainer(Engine):
         path = f"{self.home}/image-{len(self.images)}.sif"
         pulled = self.command("pull", path, url, timeout_s=self.settings.pull_timeout_s).done()
         if pulled.code:
-            raise Trouble(f"the image {url} cannot be pulled: {last_line(pulled.err)}")
+            raise ImageTrouble(f"the image {url} cannot be pulled: {last_line(pulled.err)}")
         return path
 
     def run(self, call: Call) -> int:

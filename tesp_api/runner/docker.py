@@ -22,7 +22,7 @@ from tesp_api.runner.engine import (
 )
 from tesp_api.runner.mounts import Mount, mount_option
 from tesp_api.runner.processes import Command, finish
-from tesp_api.runner.trouble import NodeTrouble, Trouble
+from tesp_api.runner.trouble import ImageTrouble, NodeTrouble, Trouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ class Docker(Engine):
                 self._pull(name)
                 looked = self._look(name).done()
             if looked.code:
-                raise Trouble(f"the image {name} cannot be used: {last_line(looked.err)}")
+                raise ImageTrouble(f"the image {name} cannot be used: {last_line(looked.err)}")
             found = json.loads(looked.out)[0]
             names, config = found.get("RepoDigests"), found.get("Config") or {}
             digest = names[0].rpartition("@")[2] if names else found["Id"]
@@ -84,7 +84,7 @@ class Docker(Engine):
             "pull", "-q", "--", name, timeout_s=self.settings.pull_timeout_s
         ).done()
         if pulled.code:
-            raise Trouble(f"the image {name} cannot be pulled: {last_line(pulled.err)}")
+            raise ImageTrouble(f"the image {name} cannot be pulled: {last_line(pulled.err)}")
 
     def run(self, call: Call) -> int:
         """Make a container, start it, stream it, and begin to remove it."""

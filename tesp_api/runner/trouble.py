@@ -6,6 +6,7 @@ import errno
 import os
 
 USER = "It is the user's turn: the task itself has to be another one."
+IMAGE = "It is the user's turn to look at the image's name, or that of who keeps the image."
 PROGRAM = "It is the user's turn: stdout and stderr of the executor may say more."
 DATA = "It is the turn of who keeps the data, or of the user who named it."
 
@@ -24,6 +25,14 @@ class DataTrouble(Trouble):
     def turn(self) -> str:
         """Return who can do something about it."""
         return DATA
+
+
+class ImageTrouble(Trouble):
+    """The image cannot be had."""
+
+    def turn(self) -> str:
+        """Return who can do something about it."""
+        return IMAGE
 
 
 class NodeTrouble(Trouble):

@@ -209,7 +209,8 @@ class S3Client:
                 s3={"addressing_style": access.style},
                 connect_timeout=access.timeout_s,
                 read_timeout=access.timeout_s,
-                retries={"mode": "standard", "total_max_attempts": 2},
+                # The dispatcher asks again, and knows then that something may have been begun.
+                retries={"mode": "standard", "total_max_attempts": 1},
                 # An upload begun with a checksum would want one of each part.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

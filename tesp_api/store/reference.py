@@ -44,7 +44,10 @@ def task_of(document: Document, issuer: str | None) -> Task:
 
 
 def _ended(task: Task) -> Task:
-    line = f"It was {task.state} when it was taken over from another server: post it again."
+    line = (
+        f"It was {task.state} when it was taken over from another server."
+        " It is the user's turn: post it again."
+    )
     last = Attempt(started_at=task.created_at, ended_at=task.created_at, system_logs=(line,))
     return Task(
         id=task.id,

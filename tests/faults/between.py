@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 HOST: Final = "127.0.0.1"
 HARMS: Final[Mapping[str, str]] = {
@@ -160,26 +161,30 @@ class Wire:
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._whole = True
-        self._flows = threading.Event()
-        self._flows.set()
+        self._there, self._back = threading.Event(), threading.Event()
         self._closing = False
+        self.mend()
 
     def cut(self) -> None:
-        """Reset all connections, and refuse new ones until `mend`."""
+        """End all connections, and refuse new ones until `mend`; what was held back is lost."""
         self._whole = False
         with self._lock:
             for pair in self._pairs:
-                for end in pair:
-                    with contextlib.suppress(OSError):
-                        end.shutdown(socket.SHUT_RDWR)
+                _end(*pair)
 
     def mend(self) -> None:
         self._whole = True
-        self._flows.set()
+        self._there.set()
+        self._back.set()
 
     def freeze(self) -> None:
         """Let nothing through any more; nobody is told."""
-        self._flows.clear()
+        self._there.clear()
+        self._back.clear()
+
+    def deafen(self) -> None:
+        """Let through what is said to `upstream`, and nothing that it says."""
+        self._back.clear()
 
     def serve(self) -> None:
         while not self._closing:
@@ -193,26 +198,37 @@ class Wire:
         self._listener.close()
 
     def _relay(self, client: socket.socket) -> None:
-        with client:
+        with client, contextlib.suppress(OSError):
             if not self._whole:
                 return
             with socket.create_connection(self._upstream) as server:
-                with self._lock:
-                    self._pairs.add((client, server))
-                with contextlib.suppress(OSError):
-                    self._pump(client, server)
-                with self._lock:
-                    self._pairs.discard((client, server))
+                self._join(client, server)
 
-    def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        other = {client: server, server: client}
-        while True:
-            for end in select.select([client, server], [], [], 30)[0]:
-                chunk = end.recv(65536)
-                if not chunk:
-                    return
-                self._flows.wait()
-                other[end].sendall(chunk)
+    def _join(self, client: socket.socket, server: socket.socket) -> None:
+        with self._lock:
+            self._pairs.add((client, server))
+        back = threading.Thread(target=_pump, args=(server, client, self._back))
+        back.start()
+        _pump(client, server, self._there)
+        back.join()
+        with self._lock:
+            self._pairs.discard((client, server))
+
+
+def _pump(source: socket.socket, target: socket.socket, flows: threading.Event) -> None:
+    """Pass on what comes, as long as it `flows`; its end too."""
+    with contextlib.suppress(OSError):
+        while chunk := source.recv(65536):
+            flows.wait()
+            target.sendall(chunk)
+    flows.wait()
+    _end(source, target)
+
+
+def _end(*sockets: socket.socket) -> None:
+    for one in sockets:
+        with contextlib.suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -226,3 +242,13 @@ def wire(upstream: tuple[str, int]) -> Iterator[Wire]:
         made._closing = True
         thread.join()
         made.close()
+
+
+@contextmanager
+def wire_to(uri: str) -> Iterator[tuple[Wire, str]]:
+    """Lay a line to where the URI leads; give the URI that leads through it too."""
+    parts = urlsplit(uri)
+    assert parts.port, uri
+    with wire((parts.hostname or HOST, parts.port)) as line:
+        login, at, _ = parts.netloc.rpartition("@")
+        yield line, parts._replace(netloc=f"{login}{at}{HOST}:{line.port}").geturl()

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from tests.faults.ground import PATIENCE_S, Ground
+from tests.faults.kept import stale_news
 from tests.faults.points import Plan
 from tests.faults.replica import Client, NoAnswer, Replica
 from tests.faults.table import Row, Table, whole
@@ -25,8 +26,16 @@ LEAST_POINTS = 40
 class Campaign:
     """A server that dies at one point after another."""
 
-    def __init__(self, ground: Ground, replica: Replica, row: Row, rng: random.Random) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        replica: Replica,
+        row: Row,
+        rng: random.Random,
+        kinds: Sequence[str] = tuple(KINDS),
+    ) -> None:
         self.row = row
+        self._kinds = sorted(kinds)
         self.missed: list[str] = []
         self._ground, self._replica, self._rng = ground, replica, rng
         self._client = Client(replica)
@@ -57,6 +66,7 @@ class Campaign:
         self._replica.start()
         self._ground.expect_nothing_of(self._ids, self.row)
         self._replica.stop()
+        self.row.leftovers += stale_news(self._replica.environ)
         self._client.close()
         self._glance.close()
 
@@ -82,12 +92,12 @@ class Campaign:
             if self._over(batch):
                 self._replica.kill()
                 return False
-            assert time.monotonic() < end, f"{self._states(batch)}\n{self._replica.tail()}"
+            assert time.monotonic() < end, self._stuck(batch)
         return True
 
     def _post(self) -> Batch:
         self._batches += 1
-        kinds = self._rng.sample(sorted(KINDS), len(KINDS))
+        kinds = self._rng.sample(self._kinds, len(self._kinds))
         prefix = f"{self._replica.log.parent.name}-{self._batches}"
         batch = Batch(prefix, kinds, self._ground.ledger, self._ground.address)
         batch.begin(self._client, self._ground.pool)
@@ -109,6 +119,10 @@ class Campaign:
         except NoAnswer:
             return ["nobody answers"]
 
+    def _stuck(self, batch: Batch) -> str:
+        left = self._ground.left_of(batch.ids)
+        return f"{self._states(batch)}, left: {left}\n{self._replica.tail()}"
+
     def _judge(self, batch: Batch) -> None:
         self._ids += batch.ids
         batch.judge(self._client, self.row)
@@ -116,20 +130,33 @@ class Campaign:
 
 
 def crash(
-    place: Ground, table: Table, seed: int, name: str, *, few: int, rounds: int, **settings: str
+    place: Ground,
+    table: Table,
+    seed: int,
+    name: str,
+    *,
+    few: int,
+    rounds: int,
+    kinds: Sequence[str] = tuple(KINDS),
+    about: Sequence[str] = ("",),
+    least: int = LEAST_POINTS,
+    **settings: str,
 ) -> Campaign:
-    """Run a campaign: so many rounds through all points, or in the short run through a few."""
+    """Run a campaign: so many rounds through all points, or in the short run through a few.
+
+    The points are those that have one of the words `about` in their names, at `least` so many.
+    """
     row = table.row(f"kill -9 of the API at named points, {name}")
     replica = place.replica(name.replace(" ", "-"), **settings)
-    campaign = Campaign(place, replica, row, random.Random(seed))
+    campaign = Campaign(place, replica, row, random.Random(seed), kinds)
     try:
-        points = campaign.explore()
-        assert len(points) >= LEAST_POINTS, points
+        points = [one for one in campaign.explore() if any(word in one for word in about)]
+        assert len(points) >= least, points
         for _ in range(rounds if whole() else 1):
             campaign.die_at(points if whole() else points[:: -(-len(points) // few)])
         died = set(replica.died())
         table.notes.append(f"{name}: died at {len(died)} points: {', '.join(sorted(died))}")
     finally:
         campaign.close()
-    assert len(died) >= (LEAST_POINTS if whole() else few // 2)
+    assert len(died) >= (least if whole() else few // 2)
     return campaign

@@ -9,18 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import pymongo
 
 from tests.amqp_pulsars import AmqpPulsar
 from tests.e2e.stack import containers_of, environment
+from tests.faults.bucket import CountedBucket, counted
 from tests.faults.ledger import Ledger, ledger
 from tests.faults.replica import Nursery, Replica, nursery
 from tests.faults.table import Row
 from tests.needs import missing, need
 from tests.pulsars import LivePulsar, processes_of, until
+from tests.servers.s3 import minio
 
 PATIENCE_S: Final = 120.0
 CLIENTS: Final = 32
@@ -40,6 +42,7 @@ class Ground:
     """`address` is where the containers of `engine` see the ledger."""
 
     directory: Path
+    transport: str
     engine: str
     address: str
     ledger: Ledger
@@ -61,6 +64,8 @@ class Ground:
         found = [name for name in names if name.split("-")[1] in own]
         if self.engine in {"docker", "podman"}:
             found += containers_of(*ids)
+        if self.ledger.bucket is not None:
+            found += self.ledger.bucket.pending_of(ids)
         return found + processes_of(*ids)
 
     def expect_nothing_of(self, ids: Sequence[str], row: Row) -> None:
@@ -71,29 +76,35 @@ class Ground:
             row.leftovers += self.left_of(ids)
 
 
-def _pulsar(transport: str, directory: Path) -> tuple[LivePulsar, dict[str, str]]:
+def _pulsar(
+    transport: str, directory: Path, broker: str = "", **app: Any
+) -> tuple[LivePulsar, dict[str, str]]:
     """Return a Pulsar that is reached so, and the settings for it."""
     if transport == "REST":
         return LivePulsar(directory), {}
     need("rabbitmq")
-    broker = os.environ["TESP_TEST_AMQP_URL"]
-    pulsar = AmqpPulsar(directory, broker)
+    broker = broker or os.environ["TESP_TEST_AMQP_URL"]
+    pulsar = AmqpPulsar(directory, broker, **app)
     return pulsar, {"TESP_PULSAR__AMQP_URL": broker, "TESP_PULSAR__MANAGER": pulsar.managers[0]}
 
 
 @contextmanager
-def ground(engine: str = "", transport: str = "REST") -> Iterator[Ground]:
-    """Prepare one; the engine that starts fastest here unless it is named."""
+def ground(engine: str = "", transport: str = "REST", **amqp: Any) -> Iterator[Ground]:
+    """Prepare one; the engine that starts fastest here unless it is named.
+
+    `amqp` are a `broker`, and more of what a Pulsar by messages is told.
+    """
     need("pulsar")
     engine = engine or ("host" if missing("userns") is None else "docker")
     with ExitStack() as exits:
         directory = Path(tempfile.mkdtemp(prefix="tesp-faults-"))
         exits.callback(shutil.rmtree, directory, ignore_errors=True)
-        pulsar, settings = _pulsar(transport, directory / "pulsar")
+        pulsar, settings = _pulsar(transport, directory / "pulsar", **amqp)
         pulsar.begin()
         exits.callback(pulsar.stop)
         made = Ground(
             directory=directory,
+            transport=transport,
             engine=engine,
             address=gateway() if engine == "docker" else "127.0.0.1",
             ledger=exits.enter_context(ledger()),
@@ -103,6 +114,17 @@ def ground(engine: str = "", transport: str = "REST") -> Iterator[Ground]:
             settings=settings,
         )
         pulsar.wait_until_up()
+        yield made
+
+
+@contextmanager
+def bucket_on(place: Ground) -> Iterator[CountedBucket]:
+    """Give the place an S3 server, counted like everything else, and its servers the keys."""
+    directory = place.directory / "minio"
+    directory.mkdir()
+    with minio(directory) as s3, counted(s3.bucket("outputs")) as made:
+        place.ledger.bucket = made
+        place.settings |= made.settings
         yield made
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
+from tests.faults.bucket import CountedBucket
+
 EVERYWHERE: Final = "0.0.0.0"
 
 
@@ -21,6 +23,8 @@ class Ledger:
 
     port: int = 0
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+    bucket: CountedBucket | None = None
+    """For tasks whose outputs go to S3."""
     _acts: dict[str, Callable[[], None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 

@@ -1,21 +1,22 @@
 """The named points of a server's life, as the server under test passes them.
 
-Before and after each write to the store, and before and after each request to Pulsar, the process
-comes by here. A plan says at which point, and at which time of passing it, it is to be killed (by
-itself, with SIGKILL: no cleaning up, no flushing) or stopped.
+Before and after each write to the store, each request or message to Pulsar, and each message from
+it, the process comes by here. A plan says at which point, and at which time of passing it, it is to
+be killed (by itself, with SIGKILL: no cleaning up, no flushing) or stopped.
 """
 
 import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from tesp_api.domain.task import Purpose, Task
-from tesp_api.pulsar import wire
+from tesp_api.domain.task import Task
+from tests.faults import names
+from tests.faults.names import Known
 
 T = TypeVar("T")
 SIGNALS: Final[Mapping[str, int]] = {"die": signal.SIGKILL, "stop": signal.SIGSTOP}
@@ -59,43 +60,6 @@ class Points:
         os.write(self._book, f"{what}\t{point}\n".encode())
 
 
-class Known:
-    """The tasks as the process last saw them, so that points can be named after their states."""
-
-    def __init__(self) -> None:
-        self._tasks: dict[str, Task] = {}
-
-    def learn(self, *tasks: Task | None) -> None:
-        self._tasks.update({task.id: task for task in tasks if task is not None})
-
-    def save(self, after: Task) -> str:
-        """Name a save by what it changes."""
-        before = self._tasks.get(after.id)
-        return f"save {_change(before, after)}" if before else f"save {after.state}"
-
-    def request(self, what: str, job: str) -> str:
-        """Name a request to Pulsar by the job's purpose and the task's state."""
-        task = self._tasks.get(job.split("-")[1]) if job.startswith("tes-") else None
-        if task is None:
-            return what
-        purpose = next((one.purpose for one in task.jobs if one.id == job), Purpose.RUN)
-        return f"{what} {purpose} {task.state}"
-
-
-def _change(before: Task, after: Task) -> str:
-    if before.state is not after.state:
-        return f"{before.state} to {after.state}"
-    submitted = after.job and after.job.submitted and not (before.job and before.job.submitted)
-    what = {
-        "adopted": before.driver != after.driver,
-        f"next job {after.jobs[-1].purpose}": len(after.jobs) > len(before.jobs),
-        "forgotten": any(one.forgotten for one in set(after.jobs) - set(before.jobs)),
-        f"submitted {after.jobs[-1].purpose}": submitted,
-        "uploads": before.uploads != after.uploads,
-    }
-    return f"{after.state} {next((name for name, so in what.items() if so), 'noted')}"
-
-
 class PointedStore:
     """A TaskStore whose writes are points."""
 
@@ -125,11 +89,13 @@ class PointedStore:
     async def beat(self, driver: str) -> Any:
         return await self._points.around("beat", lambda: self._real.beat(driver))
 
-    async def keep_news(self, *news: Any, **more: Any) -> None:
-        await self._points.around("keep news", lambda: self._real.keep_news(*news, **more))
+    async def keep_news(self, job: str, record: bytes, *more: Any, **named: Any) -> None:
+        name = names.news(job, record, self._known)
+        await self._points.around(name, lambda: self._real.keep_news(job, record, *more, **named))
 
-    async def drop_news(self, jobs: Any) -> None:
-        await self._points.around("drop news", lambda: self._real.drop_news(jobs))
+    async def drop_news(self, jobs: Collection[str]) -> None:
+        if jobs:
+            await self._points.around(names.dropped(jobs), lambda: self._real.drop_news(jobs))
 
     async def retire(self, driver: str) -> None:
         await self._points.around("retire", lambda: self._real.retire(driver))
@@ -142,30 +108,29 @@ def pointed_rest(ask: Ask, points: Points, known: Known) -> Ask:
     """Return RestRunner's one way out with points around it."""
 
     async def asked(method: str, path: str, query: Mapping[str, str], *body: Any) -> Any:
-        name = _rest_name(method, path, query, known)
+        name = names.request(method, path, query, known)
         return await points.around(name, lambda: ask(method, path, query, *body))
 
     return asked
 
 
-def pointed_amqp(send: Ask, points: Points, known: Known) -> Ask:
-    """Return the broker's one way out with points around it."""
+def point_broker(broker: Any, points: Points, known: Known) -> None:
+    """Put points around the broker's ways out and in."""
+    send, declare, hear, take = broker.send, broker._declare, broker._hear, broker._take
 
     async def sent(queue: str, body: Mapping[str, Any], **more: Any) -> Any:
-        occupies = body.get("command_line") == wire.OCCUPY
-        name = known.request("occupy" if occupies else f"send {queue}", body["job_id"])
+        name = names.message(queue, body, known)
         return await points.around(name, lambda: send(queue, body, **more))
 
-    return sent
+    async def heard(body: bytes) -> Any:
+        return await points.around(names.update(body, known), lambda: hear(body))
 
+    async def taken(message: Any) -> None:
+        name = names.update(message.body, known)
+        await take(message)
+        points.come_by(f"after taking off {name}")
 
-def _rest_name(method: str, path: str, query: Mapping[str, str], known: Known) -> str:
-    _, _, below = path.partition("jobs/")
-    job, _, what = below.partition("/")
-    if method == "DELETE":
-        what = "delete"
-    elif what == "files":
-        what = "upload" if method == "POST" else f"read {query['name']}"
-    elif what == "submit" and query["command_line"] == wire.OCCUPY:
-        what = "occupy"
-    return known.request(what or path, job)
+    async def declared(channel: Any) -> Any:
+        return await points.around("declare", lambda: declare(channel))
+
+    broker.send, broker._declare, broker._hear, broker._take = sent, declared, heard, taken

@@ -76,6 +76,11 @@ class Replica(Api):
     def pid(self) -> int:
         return self._pid
 
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """Its settings."""
+        return self._environ
+
     def start(self, plan: Plan | None = None) -> None:
         """Begin it; it may be dead before it is up."""
         self._let_go()

@@ -17,17 +17,11 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from tesp_api import cli
+from tesp_api.adapters import make_runner, make_storage, make_store
 from tesp_api.clock import SystemClock
 from tesp_api.ports import Clock, JobRunner, Permit, TaskStore
 from tesp_api.settings import Settings, load
-from tesp_api.tesp_api import (
-    Parts,
-    build,
-    configure_log,
-    make_runner,
-    make_storage,
-    make_store,
-)
+from tesp_api.tesp_api import Parts, build, configure_log
 from tests.faults.names import Known
 from tests.faults.points import Plan, PointedStore, Points, point_broker, pointed_rest
 from tests.faults.storage_points import PointedStorage

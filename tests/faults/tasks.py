@@ -4,15 +4,16 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from tests.e2e.stack import ENDS, IMAGE, Json
 from tests.faults.ledger import Ledger
+from tests.faults.parcels import WRITE, Parcel, large
 from tests.faults.replica import Client
 from tests.faults.table import Row
 
@@ -31,9 +32,11 @@ class Kind:
     sent: Sequence[int] = (0, 1)
     attempts: Sequence[int] = (1,)
     dies_at: str = ""
-    """`in` or `start`: the runner is killed when that request of the task arrives."""
+    """`in`, `start` or `part`: the runner is killed when that request of the task arrives."""
     cancel_at: str = ""
-    """`post` or `start`: when the client cancels."""
+    """`post`, `start` or `part`: when the client cancels."""
+    parcel: Parcel | None = None
+    """What goes to S3, if anything: then nothing goes to the ledger itself."""
 
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
@@ -104,7 +107,60 @@ OTHERS: Final[Mapping[str, Kind]] = MappingProxyType(
     }
 )
 """For tests of their own."""
-ALL: Final[Mapping[str, Kind]] = MappingProxyType({**KINDS, **OTHERS})
+SENDING: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "sends": Kind(
+            ends=frozenset({"COMPLETE"}),
+            lines=[WRITE],
+            starts=[[1]],
+            sent=[0],
+            parcel=Parcel(),
+        ),
+        "fails and sends": Kind(
+            ends=frozenset({"EXECUTOR_ERROR"}),
+            lines=[f"{WRITE}exit 3"],
+            starts=[[1]],
+            sent=[0],
+            parcel=Parcel(),
+        ),
+        "cancelled while sending": Kind(
+            ends=frozenset({"CANCELED"}),
+            lines=[WRITE],
+            starts=[[1]],
+            sent=[0],
+            cancel_at="part",
+            parcel=Parcel(),
+        ),
+        "sender dies": Kind(
+            ends=frozenset({"COMPLETE"}),
+            lines=[WRITE],
+            starts=[[1]],
+            sent=[0],
+            dies_at="part",
+            parcel=Parcel(),
+        ),
+        "signature ends": Kind(
+            ends=frozenset({"COMPLETE"}),
+            lines=[WRITE],
+            starts=[[1]],
+            sent=[0],
+            parcel=Parcel(expires=True),
+        ),
+        "answers lost": Kind(
+            ends=frozenset({"COMPLETE"}),
+            lines=[WRITE],
+            starts=[[1]],
+            sent=[0],
+            parcel=Parcel(lost=("begin", "part 1", "complete")),
+        ),
+    }
+)
+"""What only the end can name goes to S3."""
+TWO_PARTS: Final = "sends two parts"
+LARGE: Final[Mapping[str, Kind]] = MappingProxyType(
+    {TWO_PARTS: replace(SENDING["sends"], parcel=Parcel(large_bytes=65 * 2**20))}
+)
+ALL: Final[Mapping[str, Kind]] = MappingProxyType({**KINDS, **OTHERS, **SENDING, **LARGE})
 
 
 @dataclass
@@ -117,44 +173,72 @@ class Case:
     known: threading.Event = field(default_factory=threading.Event)
     due: threading.Event = field(default_factory=threading.Event)
     """Set when it is time to cancel it."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    killed: threading.Event = field(default_factory=threading.Event)
 
     def document(self, ledger: Ledger, address: str) -> Json:
         """Return the task; `address` is where the containers see the ledger."""
-        name, port = self.name, ledger.port
-        executors = []
-        for number, line in enumerate(self.kind.lines):
-            say = f"printf 'GET /start/{name}/{number} HTTP/1.0\\r\\n\\r\\n' >&3"
-            begin = f"exec 3<>/dev/tcp/{address}/{port} && {say} && cat <&3 >/dev/null || exit 77"
-            executors.append(
-                {"image": IMAGE, "command": ["bash", "-c", f"{begin}\nexec 3>&-\n{line}"]}
-            )
         return {
-            "name": name,
-            "executors": executors,
+            "name": self.name,
+            "executors": [self._executor(n, ledger, address) for n in range(len(self.kind.lines))],
             "volumes": ["/out"],
-            "inputs": [{"path": "/in/a", "url": ledger.url(f"/in/{name}")}],
-            "outputs": [{"path": "/out/a", "url": ledger.url(f"/out/{name}")}],
+            "inputs": [{"path": "/in/a", "url": ledger.url(f"/in/{self.name}")}],
+            "outputs": self._outputs(ledger),
         }
+
+    def _executor(self, number: int, ledger: Ledger, address: str) -> Json:
+        say = f"printf 'GET /start/{self.name}/{number} HTTP/1.0\\r\\n\\r\\n' >&3"
+        line = f"exec 3<>/dev/tcp/{address}/{ledger.port} && {say} && cat <&3 >/dev/null || exit 77"
+        command = ["bash", "-c", f"{line}\nexec 3>&-\n{self.kind.lines[number]}"]
+        parcel = self.kind.parcel
+        more = {"env": parcel.environ(self.name)} if parcel else {}
+        return {"image": IMAGE, "command": command, **more}
+
+    def _outputs(self, ledger: Ledger) -> list[Json]:
+        if self.kind.parcel is None:
+            return [{"path": "/out/a", "url": ledger.url(f"/out/{self.name}")}]
+        assert ledger.bucket is not None, "its outputs go to S3"
+        return self.kind.parcel.outputs(ledger.bucket, self.name)
 
     def prepare(self, ledger: Ledger) -> None:
         """Have happen what is to happen to this one."""
         if self.kind.dies_at:
-            path = {"in": f"/in/{self.name}", "start": f"/start/{self.name}/0"}[self.kind.dies_at]
-            ledger.on(path, self._kill_runner)
-        elif self.kind.cancel_at == "start":
-            ledger.on(f"/start/{self.name}/0", self.due.set)
+            self._on(self.kind.dies_at, ledger, self._kill_runner)
+        elif self.kind.cancel_at in {"start", "part"}:
+            self._on(self.kind.cancel_at, ledger, self._have_it_cancelled)
         else:
             self.due.set()
+        if ledger.bucket is not None and self.kind.parcel is not None:
+            self.kind.parcel.prepare(ledger.bucket, self.name)
+
+    def _on(self, moment: str, ledger: Ledger, act: Callable[[], None]) -> None:
+        if moment == "part":
+            assert ledger.bucket is not None, "its outputs go to S3"
+            ledger.bucket.on_part(large(self.name), act)
+        else:
+            ledger.on({"in": f"/in/{self.name}", "start": f"/start/{self.name}/0"}[moment], act)
+
+    def _have_it_cancelled(self) -> None:
+        """Say that it is time; a part is not answered before the client has been."""
+        self.due.set()
+        if self.kind.cancel_at == "part":
+            assert self.cancelled.wait(NEVER_S), f"{self.name} was not cancelled"
 
     def live(self, client: Client, ledger: Ledger, address: str) -> None:
         """Be its client."""
         self.id = client.post(self.document(ledger, address), self.name)
+        if ledger.bucket is not None:
+            ledger.bucket.owns(self.id, [large(self.name)])
         self.known.set()
         if self.kind.cancel_at:
             assert self.due.wait(NEVER_S), f"{self.name} never began"
             client.cancel(self.id)
+            self.cancelled.set()
 
     def _kill_runner(self) -> None:
+        if self.killed.is_set():
+            return
+        self.killed.set()
         assert self.known.wait(ID_S)
         for pid in runners(self.id):
             with contextlib.suppress(ProcessLookupError):
@@ -177,6 +261,8 @@ class Case:
             or attempts not in self.kind.attempts
         ):
             yield "lost", what
+        elif self.kind.parcel is not None and ledger.bucket is not None:
+            yield from self.kind.parcel.mistakes(self.name, found, ledger.bucket)
 
 
 def _log(task: Json) -> str:

@@ -11,6 +11,7 @@ import pytest
 from tests.faults.between import HARMS, Between, between
 from tests.faults.ground import QUICK, Ground, ground
 from tests.faults.table import Table, whole
+from tests.faults.tasks import KINDS
 from tests.faults.weather import storm
 from tests.pulsars import until
 
@@ -31,7 +32,7 @@ def test_requests_that_fail_in_every_way_change_no_task_s_end(
 ) -> None:
     row = table.row("requests to Pulsar cut, swallowed, answered late or not at all")
     replica = place.replica("requests", TESP_PULSAR__URL=proxy.url)
-    proxy.harms, proxy.odds = SINGLE, 0.15
+    proxy.harms, proxy.odds = SINGLE, 0.1
 
     def wait() -> int:
         before = proxy.done.total()
@@ -42,7 +43,8 @@ def test_requests_that_fail_in_every_way_change_no_task_s_end(
         proxy.harms = ()
 
     with storm(place, row, seed, replica) as weather:
-        weather.pass_over("requests", wait, clear, 400 if whole() else 20)
+        most = 400 if whole() else 20
+        weather.pass_over("requests", wait, clear, most, sorted(KINDS) * (8 if whole() else 2))
     table.notes += [f"{number} x {harm}" for harm, number in sorted(proxy.done.items())]
 
     assert not row.bad, row.bad

@@ -1,24 +1,18 @@
 """Several servers over one MongoDB: killed, stopped, cut off, with clocks an hour apart."""
 
 import os
-import signal
 import time
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.faults.between import Wire, wire
-from tests.faults.ground import PATIENCE_S, Ground, begun, database, over
-from tests.faults.points import Plan
-from tests.faults.replica import Client, Replica
+from tests.faults.between import wire_to
+from tests.faults.ground import Ground, begun, database, over
+from tests.faults.peers import oversleep, replicas
 from tests.faults.table import Table, whole
-from tests.faults.tasks import KINDS, Batch
+from tests.faults.tasks import KINDS
 from tests.faults.weather import storm
-from tests.pulsars import until
 
 pytestmark = pytest.mark.faults
-HOUR = 3600.0
-LEASE_S = 3.0
 POINTS = (
     "before upload run INITIALIZING",
     "after upload run INITIALIZING",
@@ -29,16 +23,6 @@ POINTS = (
     "before save RUNNING to COMPLETE",
     "before delete run COMPLETE",
 )
-LEASE = {"TESP_DISPATCH__LEASE_S": f"{LEASE_S:g}"}
-
-
-def replicas(place: Ground, name: str, number: int, **settings: str) -> list[Replica]:
-    """Return replicas whose wall clocks are an hour apart from one another."""
-    wrongs = [HOUR * (one - 1) for one in range(number)]
-    return [
-        place.replica(f"{name}-{one}", wrong_s=wrong, **{**LEASE, **settings})
-        for one, wrong in enumerate(wrongs)
-    ]
 
 
 def test_a_random_replica_killed_every_few_seconds_loses_nothing(
@@ -70,28 +54,7 @@ def test_a_replica_stopped_for_longer_than_its_lease_makes_nothing_run_again(
     """It wakes when a peer has finished the task and cleaned up."""
     row = table.row(f"SIGSTOP {point}, awake after the peer has cleaned up")
     with database() as settings:
-        stopped, peer = replicas(place, f"stopped-{point.replace(' ', '-')}", 2, **settings)
-        client, other = Client(stopped), Client(peer)
-        try:
-            stopped.start(Plan(point=point, act="stop"))
-            stopped.wait_until_up()
-            batch = Batch(stopped.log.parent.name, ["completes"], place.ledger, place.address)
-            batch.begin(client, place.pool)
-            until(lambda: bool(stopped.noted("stop")), 30, stopped.tail)
-            row.injected += 1
-            peer.start()
-            peer.wait_until_up()
-            until(lambda: batch.ended(other), 60, peer.tail)
-            until(lambda: not place.left_of(batch.ids), PATIENCE_S, peer.tail)
-            stopped.signal(signal.SIGCONT)
-            time.sleep(2 * LEASE_S)  # for whatever it may still do, and should not
-            batch.judge(other, row)
-            place.expect_nothing_of(batch.ids, row)
-        finally:
-            client.close()
-            other.close()
-            stopped.stop()
-            peer.stop()
+        oversleep(point, place, row, **settings)
 
     assert not row.bad, row.bad
 
@@ -100,8 +63,8 @@ def test_a_store_cut_off_for_seconds_under_load_loses_nothing(
     place: Ground, table: Table, seed: int
 ) -> None:
     row = table.row("connections to FerretDB reset, or silent, for seconds, 2 replicas")
-    with database() as settings, wire(_address(settings)) as line:
-        two = replicas(place, "cut", 2, **over(_through(settings, line)))
+    with database() as settings, wire_to(settings["TESP_DB__MONGODB_URI"]) as (line, uri):
+        two = replicas(place, "cut", 2, **over(uri))
         with storm(place, row, seed, *two) as weather:
 
             def strike() -> int:
@@ -114,17 +77,6 @@ def test_a_store_cut_off_for_seconds_under_load_loses_nothing(
             weather.pass_over("cut", strike, line.mend, 40 if whole() else 3)
 
     assert not row.bad, row.bad
-
-
-def _address(settings: dict[str, str]) -> tuple[str, int]:
-    parts = urlsplit(settings["TESP_DB__MONGODB_URI"])
-    return parts.hostname or "127.0.0.1", parts.port or 27017
-
-
-def _through(settings: dict[str, str], line: Wire) -> str:
-    uri = urlsplit(settings["TESP_DB__MONGODB_URI"])
-    login, at, _ = uri.netloc.rpartition("@")
-    return uri._replace(netloc=f"{login}{at}127.0.0.1:{line.port}").geturl()
 
 
 def test_a_second_process_over_the_same_file_is_refused_with_a_sentence(place: Ground) -> None:

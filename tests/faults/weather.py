@@ -11,7 +11,7 @@ from tests.faults.table import Row
 from tests.faults.tasks import KINDS, Batch
 from tests.pulsars import until
 
-END_S = 180.0
+END_S = 300.0
 
 
 @dataclass

@@ -94,14 +94,26 @@ async def test_who_beats_lives_and_who_stops_is_dead_after_the_lease(pair: Pair)
         await pair.me.renew()
         assert not pair.me.dead(YOU)
         pair.pass_(10)
-    for _ in range(2):
-        await pair.me.renew()
-        assert not pair.me.dead(YOU)
-        pair.pass_(10)
     await pair.me.renew()
-    assert not pair.me.dead(YOU), "a lease after it was last seen to change, and not earlier"
-    pair.pass_(1)
+    pair.pass_(13)
+    await pair.me.renew()
+    assert not pair.me.dead(YOU), "most of a lease after it was last seen to change, not earlier"
+    pair.pass_(2)
     assert pair.me.dead(YOU)
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5, 1.0, 1.7, 2.9])
+async def test_from_a_death_to_the_takeover_is_no_longer_than_the_lease(offset: float) -> None:
+    pair = Pair()
+    await pair.me.renew()
+    pair.pass_(offset)
+    await pair.you.renew()
+    died = pair.time.elapsed
+    pair.pass_(pair.me.renewal_s - offset)
+    while not pair.me.dead(YOU):
+        await pair.me.renew()
+        pair.pass_(pair.me.renewal_s)
+    assert pair.time.elapsed - died <= 30
 
 
 async def test_nobody_is_taken_for_dead_while_its_holder_may_act() -> None:

@@ -144,7 +144,7 @@ async def test_a_stage_out_that_keeps_dying_ends_the_task() -> None:
         w.begin()
         dead = Script(outcome=None)
         task = await ended(w, Script(left=(LARGE,)), dead, dead, state=State.SYSTEM_ERROR)
-        assert "It was sending the outputs." in task.attempts[0].system_logs[-1]
+        assert "attempt 2 of 2 to send the outputs." in task.attempts[0].system_logs[-1]
         await w.until_tidy(task.id)
         assert w.storage.aborted == ["upload-0"]
 
