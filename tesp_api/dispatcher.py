@@ -278,6 +278,7 @@ class Dispatcher:
 
     async def _attend(self, drive: Drive) -> float | None:
         """Do one step, whatever happens; return when to do the next, None if there is none."""
+        self._lease.begin_step()
         try:
             return await self._try(drive) if self._lease.held else TICK_S
         except Exception:  # noqa: BLE001 - the edge of the loop: one task's bug is not its neighbours'

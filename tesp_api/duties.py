@@ -78,9 +78,15 @@ class Duties:
                 return None
 
     async def undo(self, kept: Task | None, lost: Task) -> None:
-        """Let go of what the task that could not be saved had begun, and the kept one lacks."""
-        known = kept.uploads if kept else ()
-        begun = [one for one in lost.uploads if one.id is not None and one not in known]
+        """Take back what was done for the task that could not be saved, and the kept one lacks.
+
+        Whoever saved that one has perhaps cleaned up by now: before we did what is undone here.
+        """
+        job, known = lost.job, kept.jobs if kept else ()
+        if job and (kept is None or any(one.id == job.id and one.forgotten for one in known)):
+            await self._runner.forget(job.id)
+        uploads = kept.uploads if kept else ()
+        begun = [one for one in lost.uploads if one.id is not None and one not in uploads]
         with contextlib.suppress(OutOfReach):
             await self._orders.abort_uploads(lost, begun)
 

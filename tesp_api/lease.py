@@ -6,6 +6,7 @@ was kept, and stops acting a third of the lease early, so that nobody takes over
 acted on; from a death to the takeover it is no longer than the lease.
 """
 
+from contextvars import ContextVar
 from typing import Final
 
 from tesp_api.domain.errors import LeaseLapsed
@@ -28,6 +29,8 @@ class Lease:
         self._clock = clock
         self._lease_s = lease_s
         self._renewed = float("-inf")
+        self._term = 0
+        self._step_of: ContextVar[int | None] = ContextVar("term of the step", default=None)
         self._others: dict[DriverId, tuple[int, float]] = {}
 
     @property
@@ -35,9 +38,17 @@ class Lease:
         """Whether this driver may act now. Ask right before each call that has an effect."""
         return self._clock.monotonic() - self._renewed < self._lease_s * OWN_SHARE
 
+    def begin_step(self) -> None:
+        """Bind what this asyncio task does from now on to the lease as it is now.
+
+        A step may wait for something else while the process stands still, and go on when the lease
+        is held again: what it goes by may be old, and its task a peer's.
+        """
+        self._step_of.set(self._term)
+
     def permit(self) -> None:
-        """Raise LeaseLapsed where this driver may not act now: a Permit."""
-        if not self.held:
+        """Raise LeaseLapsed where this driver may not act now, or might not since: a Permit."""
+        if not self.held or self._step_of.get() not in (None, self._term):
             raise LeaseLapsed(
                 "This process stood still for longer than its lease (dispatch.lease_s)."
             )
@@ -51,6 +62,8 @@ class Lease:
         """Beat, and look at everybody's beats. Raises StoreUnreachable: the lease runs on."""
         before = self._clock.monotonic()
         beats = await self._store.beat(self.driver)
+        if not self.held:
+            self._term += 1
         self._renewed = before
         now = self._clock.monotonic()
         known = self._others

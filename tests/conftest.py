@@ -39,7 +39,8 @@ def pytest_deselected(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where all is required, a run that left something out did not succeed."""
-    if needs.required() and session.exitstatus == pytest.ExitCode.OK:
+    alone = not hasattr(session.config, "workerinput")  # what parts of a run did is added up later
+    if alone and needs.required() and session.exitstatus == pytest.ExitCode.OK:
         ran, skipped, deselected = _counts(session.config)
         if skipped or deselected or not ran:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -155,7 +155,8 @@ def crash(
         for _ in range(rounds if whole() else 1):
             campaign.die_at(points if whole() else points[:: -(-len(points) // few)])
         died = set(replica.died())
-        table.notes.append(f"{name}: died at {len(died)} points: {', '.join(sorted(died))}")
+        told = f"{name}: died at {len(died)} points: {', '.join(sorted(died))}"
+        table.notes.append(f"{told}; not met again: {len(set(campaign.missed) - died)}")
     finally:
         campaign.close()
     assert len(died) >= (least if whole() else few // 2)

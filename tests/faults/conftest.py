@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from _pytest.terminal import TerminalReporter
@@ -38,6 +38,20 @@ def place() -> Iterator[Ground]:
 def place_by_messages() -> Iterator[Ground]:
     with ground(transport="AMQP") as made:
         yield made
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Give what one of several processes has found to the one that prints the table."""
+    given = getattr(session.config, "workeroutput", None)
+    if given is not None:
+        given["faults"] = session.config.stash[TABLE].given()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take what such a process has found."""
+    table: Table = node.config.stash[TABLE]
+    table.take(getattr(node, "workeroutput", {}).get("faults", {"rows": [], "notes": [error]}))
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:

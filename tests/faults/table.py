@@ -1,8 +1,9 @@
 """What was done to the server, how often, and what came of it: the table that the run prints."""
 
 import os
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 HEAD: Final = ("fault", "injected", "tasks", "lost", "doubled", "stuck", "leftovers")
 
@@ -30,10 +31,8 @@ class Row:
         found = {name: getattr(self, name) for name in HEAD[3:]}
         return {name: what for name, what in found.items() if what}
 
-    def cells(self) -> list[str]:
-        return [self.fault, *(str(n) for n in self._numbers())]
-
-    def _numbers(self) -> list[int]:
+    def numbers(self) -> list[int]:
+        """Return what stands in the columns after the name."""
         return [self.injected, self.tasks, *(len(getattr(self, name)) for name in HEAD[3:])]
 
 
@@ -49,15 +48,27 @@ class Table:
         self.rows.append(Row(fault=fault))
         return self.rows[-1]
 
+    def given(self) -> Mapping[str, Any]:
+        """Return it as plain values."""
+        return {"rows": [asdict(row) for row in self.rows], "notes": self.notes}
+
+    def take(self, given: Mapping[str, Any]) -> None:
+        """Add what another process has given."""
+        self.rows += [Row(**row) for row in given["rows"]]
+        self.notes += map(str, given["notes"])
+
     def lines(self) -> list[str]:
-        """Return it as Markdown."""
+        """Return it as Markdown; one line for all of the same name, in the order of the names."""
         columns = range(len(HEAD))
-        cells = [list(HEAD), *(row.cells() for row in self.rows), self._sum()]
+        names = sorted({row.fault for row in self.rows})
+        lines = [_sum(name, [row for row in self.rows if row.fault == name]) for name in names]
+        cells = [list(HEAD), *lines, _sum("all", self.rows)]
         widths = [max(len(line[n]) for line in cells) for n in columns]
         lines = [" | ".join(line[n].ljust(widths[n]) for n in columns) for line in cells]
         rule = " | ".join("-" * width for width in widths)
         return [f"| {line} |" for line in [lines[0], rule, *lines[1:]]] + self.notes
 
-    def _sum(self) -> list[str]:
-        numbers = [[int(cell) for cell in row.cells()[1:]] for row in self.rows]
-        return ["all", *(str(sum(column)) for column in zip(*numbers, strict=True))]
+
+def _sum(name: str, rows: Sequence[Row]) -> list[str]:
+    columns = zip(*(row.numbers() for row in rows), strict=True)
+    return [name, *(str(sum(column)) for column in columns)]

@@ -55,7 +55,7 @@ def test_sigterm_ends_the_server_within_10_s_and_the_job_goes_on(
 def test_no_watchdog_lives_ten_seconds_after_its_task_s_end(
     kind: str, place: Ground, table: Table
 ) -> None:
-    row = table.row(f"processes of a task that {kind}, 10 s after its end")
+    row = table.row("processes of a task 10 s after its end")
     replica = place.replica(f"watch-{kind}")
     with begun(replica):
         batch = run(place, replica, [kind], row)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.faults
 def test_kill_9_at_any_point_loses_nothing_and_runs_nothing_twice(
     place: Ground, table: Table, seed: int
 ) -> None:
-    campaign = crash(place, table, seed, "REST and SQLite", few=24, rounds=3)
+    campaign = crash(place, table, seed, "REST and SQLite", few=16, rounds=2)
 
     assert not campaign.row.bad, campaign.row.bad
 

@@ -41,7 +41,7 @@ def test_a_random_one_killed_every_few_seconds_loses_nothing(
     place_by_messages: Ground, table: Table, seed: int
 ) -> None:
     """3 replicas with clocks an hour apart; each dead one comes back."""
-    row = table.row("kill -9 of a random one of 3 replicas every few seconds, FerretDB, AMQP")
+    row = table.row("kill -9 of a random one of 3 replicas every few seconds, AMQP and FerretDB")
     kinds = (sorted(KINDS) * 22)[:150] if whole() else (sorted(KINDS) * 3)[:15]
     with shared(place_by_messages) as settings:
         three = replicas(place_by_messages, "replica", 3, **settings)
@@ -64,7 +64,9 @@ def test_one_that_sleeps_longer_than_its_lease_makes_nothing_run_again(
     point: str, place_by_messages: Ground, table: Table
 ) -> None:
     """It wakes when a peer has finished the task and cleaned up."""
-    row = table.row(f"SIGSTOP {point}, awake after the peer has cleaned up, AMQP")
+    row = table.row(
+        "SIGSTOP of a replica at a named point, awake after a peer has cleaned up, AMQP"
+    )
     with shared(place_by_messages) as settings:
         oversleep(point, place_by_messages, row, **settings)
 

@@ -29,7 +29,7 @@ def test_a_random_replica_killed_every_few_seconds_loses_nothing(
     place: Ground, table: Table, seed: int
 ) -> None:
     """3 replicas with clocks an hour apart; each dead one comes back."""
-    row = table.row("kill -9 of a random one of 3 replicas every few seconds, FerretDB")
+    row = table.row("kill -9 of a random one of 3 replicas every few seconds, REST and FerretDB")
     kinds = (sorted(KINDS) * 72)[:500] if whole() else (sorted(KINDS) * 6)[:40]
     with database() as settings:
         three = replicas(place, "replica", 3, **settings)
@@ -52,7 +52,9 @@ def test_a_replica_stopped_for_longer_than_its_lease_makes_nothing_run_again(
     point: str, place: Ground, table: Table
 ) -> None:
     """It wakes when a peer has finished the task and cleaned up."""
-    row = table.row(f"SIGSTOP {point}, awake after the peer has cleaned up")
+    row = table.row(
+        "SIGSTOP of a replica at a named point, awake after a peer has cleaned up, REST"
+    )
     with database() as settings:
         oversleep(point, place, row, **settings)
 

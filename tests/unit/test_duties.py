@@ -15,6 +15,7 @@ from tesp_api.domain.lifecycle import (
     Lost,
     Submitted,
     advance,
+    forget,
 )
 from tesp_api.domain.task import DriverId, JobId, Task
 from tesp_api.domain.tes import State
@@ -213,3 +214,12 @@ def test_no_job_id_is_ever_given_twice() -> None:
         seen.add(job)
         task = advance(task, Claimed(at=BEGINNING, job=job, slot=slot, driver=DriverId("d")))
         task = advance(task, Lost(at=BEGINNING, reason=""))
+
+
+async def test_what_was_done_behind_a_clean_up_is_removed_again_and_nothing_else() -> None:
+    mine = submitted()
+    cleaned = forget(mine, mine.jobs[0].id)
+    for kept, forgotten in ((cleaned, True), (None, True), (mine, False), (new_task(), False)):
+        oracle = Oracle(Phase.RUNNING)
+        await duties(oracle).undo(kept, mine)
+        assert ("forget" in oracle.asked) is forgotten

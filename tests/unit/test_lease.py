@@ -116,6 +116,32 @@ async def test_from_a_death_to_the_takeover_is_no_longer_than_the_lease(offset: 
     assert pair.time.elapsed - died <= 30
 
 
+async def test_a_step_that_slept_through_the_lease_may_do_nothing_more() -> None:
+    pair = Pair()
+    await pair.me.renew()
+    pair.me.begin_step()
+    pair.me.permit()
+    pair.pass_(10)
+    await pair.me.renew()
+    pair.me.permit()
+    pair.pass_(21)
+    with pytest.raises(LeaseLapsed):
+        pair.me.permit()
+    await pair.me.renew()
+    with pytest.raises(LeaseLapsed):
+        pair.me.permit()
+    pair.me.begin_step()
+    pair.me.permit()
+
+
+async def test_what_is_no_step_needs_only_the_lease_of_now() -> None:
+    pair = Pair()
+    await pair.me.renew()
+    pair.pass_(40)
+    await pair.me.renew()
+    pair.me.permit()
+
+
 async def test_nobody_is_taken_for_dead_while_its_holder_may_act() -> None:
     """Whatever the phase between the beats of the two: who is dead to one holds no lease."""
     for offset in range(10):
