@@ -168,9 +168,7 @@ def test_a_staging_directory_lost_under_a_running_job_is_told_and_nothing_runs_t
     with storm(place, row, 0, replica) as weather:
 
         def strike() -> int:
-            begun = set(place.ledger.counts)
-            until(lambda: len(place.ledger.counts) > len(begun), 60, replica.tail)
-            time.sleep(0.2)
+            until(lambda: bool(place.ledger.starts("staging-0-0")), 60, replica.tail)
             for directory in place.pulsar.staging.glob("tes-*"):
                 shutil.rmtree(directory, ignore_errors=True)
             return 1
