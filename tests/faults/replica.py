@@ -20,7 +20,7 @@ from tests.faults.points import Plan
 from tests.pulsars import until
 
 UP_S: Final = 30.0
-ANSWER_S: Final = 60.0
+ANSWER_S: Final = 120.0
 STOP_S: Final = 15.0
 
 

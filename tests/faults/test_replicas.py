@@ -13,6 +13,7 @@ from tests.faults.tasks import KINDS
 from tests.faults.weather import storm
 
 pytestmark = pytest.mark.faults
+A_MINUTE_S = 61.0
 POINTS = (
     "before upload run INITIALIZING",
     "after upload run INITIALIZING",
@@ -64,14 +65,17 @@ def test_a_replica_stopped_for_longer_than_its_lease_makes_nothing_run_again(
 def test_a_store_cut_off_for_seconds_under_load_loses_nothing(
     place: Ground, table: Table, seed: int
 ) -> None:
-    row = table.row("connections to FerretDB reset, or silent, for seconds, 2 replicas")
+    row = table.row(
+        "connections to FerretDB reset, or silent, for seconds, once a minute, 2 replicas"
+    )
     with database() as settings, wire_to(settings["TESP_DB__MONGODB_URI"]) as (line, uri):
         two = replicas(place, "cut", 2, **over(uri))
         with storm(place, row, seed, *two) as weather:
+            away_s = iter([A_MINUTE_S] if whole() else [])
 
             def strike() -> int:
                 weather.rng.choice([line.cut, line.freeze])()
-                time.sleep(weather.rng.uniform(0.2, 6))
+                time.sleep(next(away_s, weather.rng.uniform(0.2, 6)))
                 line.mend()
                 time.sleep(weather.rng.uniform(0.5, 3))
                 return 1
