@@ -126,11 +126,11 @@ class _Between:
         if not callable(there):
             return there
 
-        async def call(*args: Any) -> Any:
+        async def call(*args: Any, **more: Any) -> Any:
             await self._process.runs.wait()
             if self._permitted:
                 self._process.permit()
-            return await there(*args)
+            return await there(*args, **more)
 
         return call
 
