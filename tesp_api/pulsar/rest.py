@@ -14,7 +14,7 @@ import secrets
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -34,6 +34,19 @@ PROOF: Final = "tes_proof"
 """A file of ours beside the runner's."""
 SENT: Final = "tes_sent"
 """Another: the name of what was sent last, where it was sent more than once."""
+
+
+class Place(NamedTuple):
+    """A directory of a job, and what Pulsar calls it where a file comes or goes."""
+
+    directory: str
+    written_as: str
+    read_as: str
+
+
+OUTPUTS: Final = Place("outputs", "output", "output")
+METADATA: Final = Place("metadata", "metadata", "output_metadata")
+"""Pulsar copies outputs and working directory beside themselves when a job starts, this one not."""
 
 
 class RestRunner:
@@ -85,21 +98,21 @@ class RestRunner:
 
         A failed upload leaves at most a directory; a submit of unknown outcome may be repeated. A
         repeated one has a file of another name each time: a late copy of an upload must not change
-        what already runs. It lies among the outputs, since Pulsar gives files back from there.
+        what already runs. It lies where Pulsar gives files back from, and makes no copy.
         """
         parcel = self._parcels.pack(order)
         name = f"{secrets.token_hex(4)}-{wire.PARCEL}" if again else wire.PARCEL
-        await self._put(job, name, parcel)
+        await self._put(job, METADATA, name, parcel)
         if again:
-            await self._put(job, SENT, name.encode())
-        await self._submit(job, wire.command(name, "outputs"))
+            await self._put(job, METADATA, SENT, name.encode())
+        await self._submit(job, wire.command(name, METADATA.directory))
 
     async def has_unbegun(self, job: JobId) -> bool:
         """Ask for what was uploaded: the runner removes it first of all, and its files may be lost.
 
         Where the upload was repeated, the word on that has to do: it tells of the latter.
         """
-        found = await self._files(job, (wire.PARCEL, SENT))
+        found = await self._files(job, METADATA, (wire.PARCEL, SENT))
         return any(text is not None for text in found.values())
 
     async def look(self, job: JobId) -> Sighting:
@@ -125,33 +138,33 @@ class RestRunner:
 
     async def settle(self, job: JobId) -> Traces:
         """Read the runner's files."""
-        found = await self._files(job, [f"tes_{name}" for name in TRACES])
+        found = await self._files(job, OUTPUTS, [f"tes_{name}" for name in TRACES])
         return Traces(**{name: found[f"tes_{name}"] for name in TRACES})
 
-    async def _files(self, job: JobId, names: Iterable[str]) -> dict[str, str | None]:
+    async def _files(self, job: JobId, place: Place, names: Iterable[str]) -> dict[str, str | None]:
         """Return what stands in each, None for one that is not there.
 
         Pulsar answers 500 for those, and also when it is in trouble itself. So what seems to be
         missing is asked for again, between two proofs that it gives files of this job: an executor
         that was started must not be taken for one that was not.
         """
-        found = {name: await self._file(job, name) for name in names}
+        found = {name: await self._file(job, place, name) for name in names}
         missing = [name for name, text in found.items() if text is None]
         if missing:
             proof = secrets.token_hex(4)
-            await self._put(job, PROOF, proof.encode())
-            await self._prove(job, proof)
-            found |= {name: await self._file(job, name) for name in missing}
-            await self._prove(job, proof)
+            await self._put(job, place, PROOF, proof.encode())
+            await self._prove(job, place, proof)
+            found |= {name: await self._file(job, place, name) for name in missing}
+            await self._prove(job, place, proof)
         return found
 
-    async def _prove(self, job: JobId, proof: str) -> None:
-        if await self._file(job, PROOF) != proof:
+    async def _prove(self, job: JobId, place: Place, proof: str) -> None:
+        if await self._file(job, place, PROOF) != proof:
             raise RunnerUnreachable(f"{self.name} does not give files of {job}.")
 
-    async def _put(self, job: JobId, name: str, content: bytes) -> None:
-        """Write a file among the job's outputs."""
-        query = {"name": name, "type": "output"}
+    async def _put(self, job: JobId, place: Place, name: str, content: bytes) -> None:
+        """Write a file into one of the job's directories."""
+        query = {"name": name, "type": place.written_as}
         await self._call("POST", f"{self._jobs}/{job}/files", query, content)
 
     async def forget(self, job: JobId) -> None:
@@ -174,10 +187,10 @@ class RestRunner:
     async def _submit(self, job: JobId, command: str) -> None:
         await self._call("POST", f"{self._jobs}/{job}/submit", wire.submission(job, command))
 
-    async def _file(self, job: JobId, name: str) -> str | None:
-        """Return one of the runner's files, or None where Pulsar does not give it."""
+    async def _file(self, job: JobId, place: Place, name: str) -> str | None:
+        """Return what stands in a file, or None where Pulsar does not give it."""
         path = f"{self._jobs}/{job}/files"
-        answer = await self._ask("GET", path, {"name": name, "type": "output"})
+        answer = await self._ask("GET", path, {"name": name, "type": place.read_as})
         if answer.status_code == MISSING:
             return None
         return self._understood(answer, "GET", path).text

@@ -6,13 +6,12 @@ Whatever wins, the task has one end, which stays; and once it is CANCELED nothin
 import random
 import select
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
 import pytest
@@ -21,6 +20,7 @@ from tests.e2e.stack import Json, Stack, begin_stack, fastest, shell
 from tests.e2e.web import Web
 from tests.needs import need
 from tests.pulsars import HOST, until
+from tests.servers.in_thread import in_thread
 
 TRANSPORTS: Final = ("rest", "amqp")
 LATER_S: Final = 6.0
@@ -183,17 +183,8 @@ def _gone(line: socket.socket) -> bool:
 @pytest.fixture(scope="module")
 def slow() -> Iterator[Slow]:
     made = Slow()
-    server = ThreadingHTTPServer((HOST, 0), type("Handler", (_Trickle,), {"slow": made}))
-    server.daemon_threads = True
-    made.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with in_thread(_Trickle, slow=made) as made.port:
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_a_cancel_ends_an_input_under_way_and_no_executor_starts(

@@ -1,14 +1,16 @@
 """A web server of the test: it serves and keeps files, and its list of requests is a ledger."""
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.servers.in_thread import in_thread
+from tests.servers.process import HOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +84,6 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[Web]:
     web = Web()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"web": web}))
-    web.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with in_thread(_Handler, web=web) as port:
+        web.url = f"http://{HOST}:{port}"
         yield web
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

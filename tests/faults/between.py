@@ -14,9 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+from tests.servers.in_thread import in_thread
 
 HOST: Final = "127.0.0.1"
 HARMS: Final[Mapping[str, str]] = {
@@ -130,25 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 @contextmanager
 def between(upstream: int, *, patience_s: float, seed: int) -> Iterator[Between]:
     """Stand before the HTTP server on port `upstream`, whose callers wait `patience_s`."""
     made = Between(upstream, patience_s, seed)
-    server = _Server((HOST, 0), type("Handler", (_Handler,), {"between": made}))
-    made.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with in_thread(_Handler, between=made) as made.port:
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class Wire:

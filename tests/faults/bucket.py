@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.servers.in_thread import in_thread
 from tests.servers.process import HOST
 from tests.servers.s3 import Bucket
 
@@ -214,25 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 @contextmanager
 def counted(bucket: Bucket) -> Iterator[CountedBucket]:
     """Stand before that bucket."""
     made = CountedBucket(bucket)
     upstream = urlsplit(bucket.s3.endpoint).netloc
-    server = _Server(
-        (HOST, 0), type("Handler", (_Handler,), {"bucket": made, "upstream": upstream})
-    )
-    made.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with in_thread(_Handler, bucket=made, upstream=upstream) as made.port:
         yield made
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

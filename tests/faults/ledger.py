@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final
 
 from tests.faults.bucket import CountedBucket
+from tests.servers.in_thread import in_thread
 
 EVERYWHERE: Final = "0.0.0.0"
 
@@ -78,22 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
             return  # who asked may have been killed since
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 128
-
-
 @contextmanager
 def ledger() -> Iterator[Ledger]:
     """Keep one, on every address of this machine: containers have their own network."""
     kept = Ledger()
-    server = _Server((EVERYWHERE, 0), type("Handler", (_Handler,), {"ledger": kept}))
-    kept.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with in_thread(_Handler, EVERYWHERE, ledger=kept) as kept.port:
         yield kept
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

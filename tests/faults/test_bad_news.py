@@ -6,13 +6,12 @@ One task for each kind of failure, with the real cause.
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from tests.e2e.web import serving
 from tests.faults.tasks import runners
 from tests.needs import need
 from tests.pulsars import HOST, LivePulsar, until
+from tests.servers.in_thread import in_thread
 from tests.servers.process import nobody_listens
 
 pytestmark = pytest.mark.faults
@@ -37,6 +37,7 @@ NODE, PULSAR = (
     f"the turn of the operator of node {os.uname().nodename}",
     "the Pulsar operator's turn",
 )
+
 NOBODY: Final = {
     "prefixes": ["s3://lab/"],
     "endpoint": f"http://{HOST}:9",
@@ -183,12 +184,8 @@ class _Refusing(BaseHTTPRequestHandler):
 @contextmanager
 def refusing() -> Iterator[str]:
     """Give the URL of a server that takes nothing."""
-    with ThreadingHTTPServer((HOST, 0), _Refusing) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        yield f"http://{HOST}:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with in_thread(_Refusing) as port:
+        yield f"http://{HOST}:{port}"
 
 
 @pytest.fixture(scope="module")
