@@ -37,7 +37,7 @@ from tesp_api.domain.task import JobId, Task, TaskId
 from tesp_api.domain.tes import State, TaskRequest
 from tesp_api.local.own_pulsar import OwnPulsar, free_port
 from tesp_api.pulsar.rest import RestRunner
-from tesp_api.pulsar.wire import COMMAND, PARCEL, Parcels, submission
+from tesp_api.pulsar.wire import PARCEL, Parcels, command, submission
 from tests.amqp_pulsars import AmqpPulsar
 
 CONNECTIONS: Final = 6
@@ -89,7 +89,7 @@ class Requests:
         """Upload the runner with an order, and submit."""
         query = {"name": PARCEL, "type": "input"}
         await self._call("POST", f"/jobs/{job}/files", query, self._parcels.pack(order))
-        await self.begin(job, COMMAND)
+        await self.begin(job, command(PARCEL))
 
     async def begin(self, job: JobId, command: str) -> None:
         """Submit."""

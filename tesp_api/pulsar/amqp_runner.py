@@ -10,7 +10,7 @@ import secrets
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tesp_api.domain.errors import LeaseLapsed, RunnerUnreachable
 from tesp_api.domain.task import JobId
@@ -25,6 +25,7 @@ from tesp_api.pulsar.mailbox import Mailbox
 from tesp_api.pulsar.messages import Queue
 
 CLOSING_S: Final = 3.0
+Found = TypeVar("Found")
 
 
 class AmqpRunner:
@@ -83,11 +84,7 @@ class AmqpRunner:
 
     async def has_unbegun(self, job: JobId) -> bool:
         """Have a small job see whether Pulsar still has what it starts the job with."""
-        output = await self._errands.run(chores.reading(job))
-        unbegun = chores.unbegun(output)
-        if unbegun is None:
-            raise RunnerUnreachable(f"{self._broker.pulsar} could not read files of {job}.")
-        return unbegun
+        return await self._read(job, chores.unbegun)
 
     async def look(self, job: JobId) -> Sighting:
         """Return what was heard; Pulsar is asked where that is long ago."""
@@ -125,11 +122,7 @@ class AmqpRunner:
 
     async def settle(self, job: JobId) -> Traces:
         """Have a small job read the runner's files."""
-        output = await self._errands.run(chores.reading(job))
-        traces = chores.traces(output)
-        if traces is None:
-            raise RunnerUnreachable(f"{self._broker.pulsar} could not read files of {job}.")
-        return traces
+        return await self._read(job, chores.traces)
 
     async def forget(self, job: JobId) -> None:
         """Have a small job remove it soon, with others; until then that is kept in the store."""
@@ -151,6 +144,12 @@ class AmqpRunner:
         """Let removals under way end, then disconnect."""
         await self._janitor.close(CLOSING_S)
         await self._broker.close()
+
+    async def _read(self, job: JobId, understand: Callable[[str], Found | None]) -> Found:
+        found = understand(await self._errands.run(chores.reading(job)))
+        if found is None:
+            raise RunnerUnreachable(f"{self._broker.pulsar} could not read files of {job}.")
+        return found
 
     @contextlib.contextmanager
     def _expecting(self, job: JobId) -> Iterator[None]:

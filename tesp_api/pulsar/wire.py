@@ -70,9 +70,6 @@ def command(parcel: str, directory: str = "inputs") -> str:
     return f"python3 -IS ../{directory}/{parcel} 2> ../metadata/tool_stderr"
 
 
-COMMAND: Final = command(PARCEL)
-
-
 def submission(job: JobId, command: str) -> Mapping[str, str]:
     """Return the query of a submit that sets the job up too (`setup_params`)."""
     return {"command_line": command, "setup_params": json.dumps({"job_id": job})}

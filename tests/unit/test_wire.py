@@ -12,7 +12,7 @@ import pytest
 from tesp_api.domain.report import unframe
 from tesp_api.domain.task import JobId
 from tesp_api.ports import Phase
-from tesp_api.pulsar.wire import COMMAND, PARCEL, Parcels, sighting, submission
+from tesp_api.pulsar.wire import PARCEL, Parcels, command, sighting, submission
 from tests.unit.fakes import frame
 
 JOB = JobId("tes-a-0")
@@ -95,25 +95,26 @@ def test_what_says_nothing_says_that_it_has_not_ended(document: dict[str, Any]) 
 
 
 def test_a_submission_sets_up_the_job_and_holds_nothing_of_the_task() -> None:
-    query = submission(JOB, COMMAND)
+    line = command(PARCEL, "metadata")
+    query = submission(JOB, line)
     assert json.loads(query["setup_params"]) == {"job_id": JOB}
-    assert query["command_line"] == COMMAND
-    assert "#" not in COMMAND, "what comes after it in Pulsar's script would be lost"
+    assert query["command_line"] == line
+    assert "#" not in line, "what comes after it in Pulsar's script would be lost"
 
 
-@pytest.mark.parametrize("small", [False, True])
+@pytest.mark.parametrize(("directory", "small"), [("metadata", False), ("inputs", True)])
 @pytest.mark.parametrize("python", interpreters())
 def test_a_parcel_runs_on_any_python_of_a_node_and_tells_of_its_job(
-    python: str, tmp_path: Path, *, small: bool
+    python: str, directory: str, tmp_path: Path, *, small: bool
 ) -> None:
     for name in ("inputs", "outputs", "working", "metadata"):
         (tmp_path / name).mkdir()
     order = {"version": 1, "mode": "unheard of", "task": "a", "job": JOB, "ü": "\u2028\ud800"}
-    parcel = tmp_path / "inputs" / PARCEL
+    parcel = tmp_path / directory / PARCEL
     parcel.write_bytes(Parcels(small=small).pack(order))
-    command = COMMAND.replace("python3", python, 1)
+    line = command(PARCEL, directory).replace("python3", python, 1)
     ran = subprocess.run(
-        ["bash", "-c", command],
+        ["bash", "-c", line],
         cwd=tmp_path / "working",
         env={"PATH": "/usr/bin:/bin", "LC_CTYPE": "C"},
         capture_output=True,
